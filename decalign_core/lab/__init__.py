@@ -1,0 +1,1 @@
+"""Where experiments are described, run, scored and recorded."""

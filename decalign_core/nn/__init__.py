@@ -1,0 +1,1 @@
+"""What has parameters: encoders, the cross-modal transformer, a text backbone."""

@@ -1,0 +1,1 @@
+"""A text encoder as a modality of the model."""
