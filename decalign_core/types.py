@@ -1,4 +1,4 @@
-"""What passes between the floors of the package: :class:`Batch` in, :class:`Representation` out, :class:`Losses` beside it.
+"""What passes between the floors of the package: :class:`Batch` in, :class:`Representation` and :class:`Losses` out.
 
 Sizes: B samples, T_m frames and D_m feature columns of modality m, d the common width.
 Every record keeps its modalities in mappings, so nothing here fixes their number or their names.
@@ -85,7 +85,7 @@ class Batch:
         )
 
     def trimmed(self) -> Batch:
-        """The same samples, each modality cut after the last frame that is valid in any of them (at least one frame stays).
+        """The same samples, each modality cut after its last valid frame in any of them (at least one frame stays).
 
         Looks at the masks on the host: call it before moving the batch to an accelerator.
         """

@@ -1,0 +1,189 @@
+r"""Gaussian mixtures and expectation maximisation (Eq 2-4).
+
+The unique features of a modality are summarised by K prototypes, Gaussians with weights (Eq 2):
+
+.. math:: P_m = \{(\pi^k_m, \mu^k_m, \Sigma^k_m)\}_{k=1}^K .
+
+A sample belongs to prototype k with the posterior probability (Eq 3), its responsibility,
+
+.. math:: w^n(k) = \frac{\pi_k\, N(x^n; \mu_k, \Sigma_k)}{\sum_j \pi_j\, N(x^n; \mu_j, \Sigma_j)},
+
+where N is the Gaussian density (Eq 4). One EM step computes the responsibilities (E) and then the weights, means and
+covariances that maximise the expected log-likelihood under them (M).
+
+Everything is computed from :math:`\log \pi_k + \log N` and normalised by log-sum-exp: a sample far from every
+prototype has a density of 0 in floating point but still a well-defined posterior. Gradients flow through the steps.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class GaussianMixture:
+    r"""K weighted Gaussians in d dimensions (Eq 2).
+
+    Attributes:
+        weights: :math:`\pi`, ``(K,)``, non-negative, summing to 1.
+        means: :math:`\mu`, ``(K, d)``.
+        covariances: :math:`\Sigma`, ``(K, d)`` where diagonal, ``(K, d, d)`` where full.
+    """
+
+    weights: Tensor
+    means: Tensor
+    covariances: Tensor
+
+    def __len__(self) -> int:
+        return self.means.shape[-2]
+
+    @property
+    def is_diagonal(self) -> bool:
+        """Whether ``covariances`` holds variances only."""
+        return self.covariances.ndim == self.means.ndim
+
+    def log_joint(self, x: Tensor) -> Tensor:
+        r""":math:`\log \pi_k + \log N(x_n; \mu_k, \Sigma_k)` (Eq 4) of samples ``(N, d)``, shape ``(N, K)``."""
+        centred = x.unsqueeze(-2) - self.means.unsqueeze(-3)  # (N, K, d)
+        if self.is_diagonal:
+            variances = self.covariances.unsqueeze(-3)
+            mahalanobis = (centred.square() / variances).sum(-1)
+            log_det = self.covariances.log().sum(-1)
+        else:
+            factor = torch.linalg.cholesky(self.covariances)  # (K, d, d)
+            whitened = torch.linalg.solve_triangular(factor, centred.movedim(-3, -1), upper=False)  # (K, d, N)
+            mahalanobis = whitened.square().sum(-2).mT
+            log_det = 2 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        log_norm = x.shape[-1] * math.log(2 * math.pi) + log_det
+        return _safe_log(self.weights).unsqueeze(-2) - 0.5 * (mahalanobis + log_norm.unsqueeze(-2))
+
+    def responsibilities(self, x: Tensor) -> Tensor:
+        """Posterior of each prototype (Eq 3) for samples ``(N, d)``, shape ``(N, K)``, rows summing to 1."""
+        return self.log_joint(x).softmax(dim=-1)
+
+    def log_likelihood(self, x: Tensor) -> Tensor:
+        """Mean log-density of the samples ``(N, d)``, a scalar in nats."""
+        return self.log_joint(x).logsumexp(dim=-1).mean(dim=-1)
+
+
+def e_step(mixture: GaussianMixture, x: Tensor) -> Tensor:
+    """Responsibilities (Eq 3) of samples ``(N, d)``, shape ``(N, K)``."""
+    return mixture.responsibilities(x)
+
+
+def m_step(x: Tensor, responsibilities: Tensor, *, covariance: str = "diag", floor: float = 1e-4) -> GaussianMixture:
+    """The mixture that maximises the expected log-likelihood of samples ``(N, d)`` under responsibilities ``(N, K)``.
+
+    Variances (diagonal) or eigenvalues (full) below ``floor``, in squared feature units, are raised to it; nothing is
+    added. A component without any sample gets weight 0 and the mean and covariance of the batch.
+
+    Raises:
+        ValueError: where ``covariance`` is neither ``"diag"`` nor ``"full"``, or the shapes disagree.
+    """
+    if covariance not in _SCATTER:
+        raise ValueError(f"covariance: wanted 'diag' or 'full', got {covariance!r}")
+    if responsibilities.shape[:-1] != x.shape[:-1]:
+        raise ValueError(f"responsibilities: wanted {tuple(x.shape[:-1])} samples, got {tuple(responsibilities.shape)}")
+    mass = responsibilities.sum(dim=-2)  # (K,)
+    empty = mass < torch.finfo(x.dtype).tiny
+    share = responsibilities / torch.where(empty, 1, mass).unsqueeze(-2)
+    share = torch.where(empty.unsqueeze(-2), 1 / x.shape[-2], share)  # an empty component takes the batch's statistics
+    means = share.mT @ x
+    weights = torch.where(empty, 0, mass) / x.shape[-2]
+    return GaussianMixture(weights, means, _SCATTER[covariance](x, share, means, floor))
+
+
+def _diagonal_scatter(x: Tensor, share: Tensor, means: Tensor, floor: float) -> Tensor:
+    centred = x.unsqueeze(-2) - means.unsqueeze(-3)
+    return (share.unsqueeze(-1) * centred.square()).sum(dim=-3).clamp_min(floor)
+
+
+def _full_scatter(x: Tensor, share: Tensor, means: Tensor, floor: float) -> Tensor:
+    centred = x.unsqueeze(-2) - means.unsqueeze(-3)  # (N, K, d)
+    scatter = torch.einsum("...nk,...nki,...nkj->...kij", share, centred, centred)
+    return _RaisedEigenvalues.apply(scatter, floor)
+
+
+_SCATTER = {"diag": _diagonal_scatter, "full": _full_scatter}
+
+
+class _RaisedEigenvalues(torch.autograd.Function):
+    """Symmetric matrices with their eigenvalues raised to ``floor``, and the exact derivative of that.
+
+    For F(S) = U f(w) U' the derivative is U (L * (U' dS U)) U' with L_ij = (f(w_i) - f(w_j)) / (w_i - w_j), f'(w_i) at
+    repeated eigenvalues: for f = max(., floor) finite everywhere, unlike the derivative of the eigenvectors.
+    """
+
+    @staticmethod
+    def forward(ctx: torch.autograd.function.FunctionCtx, matrices: Tensor, floor: float) -> Tensor:
+        values, vectors = torch.linalg.eigh(matrices)
+        raised = values.clamp_min(floor)
+        gap = values.unsqueeze(-1) - values.unsqueeze(-2)
+        slope = (values > floor).to(values.dtype).unsqueeze(-1).expand_as(gap)
+        quotient = (raised.unsqueeze(-1) - raised.unsqueeze(-2)) / torch.where(gap == 0, 1, gap)
+        ctx.save_for_backward(vectors, torch.where(gap == 0, slope, quotient))
+        return (vectors * raised.unsqueeze(-2)) @ vectors.mT
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: torch.autograd.function.FunctionCtx, gradient: Tensor) -> tuple[Tensor, None]:
+        vectors, loewner = ctx.saved_tensors
+        symmetric = (gradient + gradient.mT) / 2
+        return vectors @ (loewner * (vectors.mT @ symmetric @ vectors)) @ vectors.mT, None
+
+
+def fit(
+    x: Tensor,
+    components: int,
+    *,
+    steps: int = 5,
+    covariance: str = "diag",
+    floor: float = 1e-4,
+    init: GaussianMixture | None = None,
+    generator: torch.Generator | None = None,
+) -> GaussianMixture:
+    """Gaussian mixture of samples ``(N, d)`` after ``steps`` EM steps; differentiable in ``x``.
+
+    Args:
+        x: the samples, float32 or float64.
+        components: K, at most N.
+        steps: EM steps; 0 returns the start.
+        covariance: ``"diag"`` or ``"full"``.
+        floor: least variance (or eigenvalue), in squared feature units.
+        init: the mixture to start from; None takes K samples as means, the batch's covariance and equal weights.
+        generator: draws the K samples at random; None takes them evenly spaced over the batch, so that component k
+            starts from the same sample in every modality.
+
+    Raises:
+        ValueError: where ``components`` is not within 1 ... N.
+    """
+    n = x.shape[-2]
+    if not 1 <= components <= n:
+        raise ValueError(f"components: wanted 1 ... {n}, the number of samples, got {components}")
+    mixture = _start(x, components, covariance, floor, generator) if init is None else init
+    for _ in range(steps):
+        mixture = m_step(x, e_step(mixture, x), covariance=covariance, floor=floor)
+    return mixture
+
+
+def _start(
+    x: Tensor, components: int, covariance: str, floor: float, generator: torch.Generator | None
+) -> GaussianMixture:
+    n = x.shape[-2]
+    if generator is None:
+        rows = torch.linspace(0, n - 1, components).round().long()
+    else:
+        rows = torch.randperm(n, generator=generator)[:components]
+    equal = x.new_full((*x.shape[:-1], components), 1 / components)
+    batch = m_step(x, equal, covariance=covariance, floor=floor)
+    return GaussianMixture(batch.weights, x[..., rows.to(x.device), :], batch.covariances)
+
+
+def _safe_log(weights: Tensor) -> Tensor:
+    # log 0 = -inf is right in value, but its gradient 1/0 would turn every gradient into NaN
+    positive = weights > 0
+    return torch.where(positive, torch.where(positive, weights, 1).log(), -math.inf)

@@ -1,0 +1,200 @@
+r"""Multi-marginal optimal transport between prototypes (Eq 5, 7, 8).
+
+The joint cost of a tuple of prototypes, one from each of M modalities, sums the costs of its pairs (Eq 5):
+
+.. math:: C(k_1, \dots, k_M) = \sum_{i < j} C_{ij}(k_i, k_j).
+
+The paper writes :math:`i \le j`; the terms :math:`i = j` are 0. The plan minimises (Eq 7)
+
+.. math:: \langle T, C \rangle + \varepsilon \sum_k T(k) \log T(k)
+    \quad \text{with the marginals} \quad \sum_{k_j : j \ne i} T(k_1, \dots, k_M) = \nu_i(k_i) \quad (\text{Eq } 8).
+
+Its solution has the form :math:`T = \exp((f_1 \oplus \dots \oplus f_M - C) / \varepsilon)`; Sinkhorn's algorithm sets
+one potential :math:`f_m` after the other so that its marginal is met. All of it happens on logarithms: the kernel
+:math:`\exp(-C/\varepsilon)` itself underflows long before the plan does.
+
+**Gradient.** No iteration is differentiated. At the solution, with the marginals held fixed, the envelope theorem gives
+:math:`\partial\, \text{entropic\_value} / \partial C = T`; :attr:`Transport.value` has that gradient. The potentials are
+the gradient with respect to the marginals, up to a constant for each.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from decalign_core.alignment.bures import bures_wasserstein
+
+
+@dataclass(frozen=True)
+class Transport:
+    r"""A plan between M discrete measures and what proves it.
+
+    Attributes:
+        plan: T, ``(K_1, ..., K_M)``, without gradient.
+        potentials: :math:`f_m`, ``(K_m,)`` each, in units of the cost, without gradient; :math:`-\infty` where the
+            marginal is 0.
+        epsilon: strength of the entropy, in units of the cost; 0 for an exact plan.
+        cost: C, of the plan's shape, with the gradient that it came with.
+        marginals: :math:`\nu_m`, ``(K_m,)`` each.
+        iterations: rounds over all marginals that were run.
+        tolerance: the ``marginal_error`` up to which the plan counts as converged.
+    """
+
+    plan: Tensor
+    potentials: tuple[Tensor, ...]
+    epsilon: Tensor
+    cost: Tensor
+    marginals: tuple[Tensor, ...]
+    iterations: int
+    tolerance: float
+
+    @property
+    def value(self) -> Tensor:
+        """<T, C>, the transport term of Eq 9; its gradient with respect to the cost is the plan."""
+        return (self.plan * self.cost).sum()
+
+    @property
+    def entropic_value(self) -> Tensor:
+        """<T, C> + epsilon sum T log T (Eq 7), 0 log 0 being 0; same gradient as :attr:`value`."""
+        return self.value + self.epsilon * torch.special.xlogy(self.plan, self.plan).sum()
+
+    @property
+    def marginal_error(self) -> Tensor:
+        """Largest absolute violation of Eq 8 over all marginals and prototypes, a scalar tensor."""
+        return _marginal_error(self.plan, self.marginals)
+
+    @property
+    def converged(self) -> bool:
+        """Whether :attr:`marginal_error` is within :attr:`tolerance`; looks at the value on the host."""
+        return bool(self.marginal_error <= self.tolerance)
+
+
+def joint_cost(measures: Sequence[Any], cost: Callable[[Any, Any], Tensor] = bures_wasserstein) -> Tensor:
+    """Eq 5: the summed cost of every tuple of prototypes, ``(K_1, ..., K_M)``.
+
+    Args:
+        measures: M >= 2 of what ``cost`` compares, mixtures by default.
+        cost: from two measures to their pairwise costs ``(K_i, K_j)``.
+
+    Raises:
+        ValueError: for fewer than two measures.
+    """
+    if len(measures) < 2:
+        raise ValueError(f"measures: wanted at least 2, got {len(measures)}")
+    order = len(measures)
+    pairs = itertools.combinations(range(order), 2)
+    return sum(_along(cost(measures[i], measures[j]), (i, j), order) for i, j in pairs)
+
+
+def sinkhorn(
+    cost: Tensor,
+    marginals: Sequence[Tensor],
+    *,
+    epsilon: float | Tensor,
+    iterations: int = 200,
+    tolerance: float | None = 1e-6,
+) -> Transport:
+    """The entropic plan of Eq 7 under Eq 8, by Sinkhorn's algorithm in the log domain, for any M and dtype.
+
+    Args:
+        cost: C, ``(K_1, ..., K_M)``.
+        marginals: M vectors ``(K_m,)``, non-negative, of equal mass; zeros are allowed.
+        epsilon: strength of the entropy, positive, in units of the cost.
+        iterations: rounds over all marginals at most.
+        tolerance: stops as soon as ``marginal_error`` is within it; None runs every round without looking, so that
+            nothing waits for an accelerator.
+
+    Raises:
+        ValueError: where shapes disagree, or (unless ``tolerance`` is None) values are out of range.
+    """
+    _check(cost, marginals, look=tolerance is not None)
+    with torch.no_grad():
+        scale = torch.as_tensor(epsilon, dtype=cost.dtype, device=cost.device)
+        if tolerance is not None and not scale > 0:
+            raise ValueError(f"epsilon: wanted a positive number, got {float(scale)}")
+        fixed = tuple(marginal.detach() for marginal in marginals)
+        log_plan, scaled, rounds = _iterate(-cost.detach() / scale, fixed, iterations, tolerance)
+        potentials = tuple(scale * potential for potential in scaled)
+    return Transport(log_plan.exp(), potentials, scale, cost, fixed, rounds, tolerance or 1e-6)
+
+
+def _iterate(
+    log_kernel: Tensor, marginals: tuple[Tensor, ...], iterations: int, tolerance: float | None
+) -> tuple[Tensor, list[Tensor], int]:
+    order = log_kernel.ndim
+    logs = [marginal.log() for marginal in marginals]
+    potentials = [torch.zeros_like(marginal) for marginal in marginals]
+    log_plan = log_kernel
+    for done in range(1, iterations + 1):
+        for axis in range(order):
+            others = log_kernel + sum(_along(potentials[a], (a,), order) for a in range(order) if a != axis)
+            potentials[axis] = logs[axis] - others.logsumexp([a for a in range(order) if a != axis])
+            log_plan = others + _along(potentials[axis], (axis,), order)
+        if tolerance is not None and _marginal_error(log_plan.exp(), marginals) <= tolerance:
+            break
+    return log_plan, potentials, done
+
+
+def exact(cost: Tensor, marginals: Sequence[Tensor]) -> Transport:
+    """The plan without entropy, from the linear programme over all K_1 ... K_M tuples (SciPy's HiGHS), for checks.
+
+    Args:
+        cost: ``(K_1, ..., K_M)``.
+        marginals: M vectors ``(K_m,)``, non-negative, of equal mass.
+
+    Raises:
+        ValueError: where shapes disagree or values are out of range.
+        RuntimeError: where the programme was not solved.
+    """
+    from scipy.optimize import linprog
+    from scipy.sparse import csr_array
+
+    _check(cost, marginals, look=True)
+    index = np.indices(cost.shape).reshape(cost.ndim, -1)
+    starts = np.cumsum([0, *cost.shape[:-1]])[:, None]
+    rows, columns = index + starts, np.broadcast_to(np.arange(cost.numel()), index.shape)
+    constraints = csr_array((np.ones(rows.size), (rows.ravel(), columns.ravel())), (sum(cost.shape), cost.numel()))
+    wanted = torch.cat([marginal.detach().double().cpu() for marginal in marginals]).numpy()
+    solved = linprog(cost.detach().double().cpu().numpy().ravel(), A_eq=constraints, b_eq=wanted, method="highs")
+    if not solved.success:
+        raise RuntimeError(f"linear programme over {cost.numel()} tuples not solved: {solved.message}")
+    plan, duals = cost.new_tensor(solved.x).view(cost.shape), cost.new_tensor(solved.eqlin.marginals)
+    fixed = tuple(marginal.detach() for marginal in marginals)
+    return Transport(plan, duals.split(cost.shape), cost.new_zeros(()), cost, fixed, int(solved.nit), 1e-6)
+
+
+def _along(values: Tensor, axes: tuple[int, ...], order: int) -> Tensor:
+    """Values over some axes as a tensor of ``order`` axes, the others of size 1."""
+    sizes = dict(zip(axes, values.shape, strict=True))
+    return values.view([sizes.get(axis, 1) for axis in range(order)])
+
+
+def _marginal_error(plan: Tensor, marginals: Sequence[Tensor]) -> Tensor:
+    axes = range(plan.ndim)
+    sums = (plan.sum([a for a in axes if a != axis]) for axis in axes)
+    return torch.stack([(got - wanted).abs().max() for got, wanted in zip(sums, marginals, strict=True)]).max()
+
+
+def _check(cost: Tensor, marginals: Sequence[Tensor], look: bool) -> None:
+    if cost.ndim < 2:
+        raise ValueError(f"cost: wanted at least 2 axes, one a marginal, got shape {tuple(cost.shape)}")
+    if [tuple(marginal.shape) for marginal in marginals] != [(size,) for size in cost.shape]:
+        got = [tuple(marginal.shape) for marginal in marginals]
+        raise ValueError(f"marginals: wanted one vector an axis of the cost {tuple(cost.shape)}, got shapes {got}")
+    if not look:
+        return
+    if not torch.isfinite(cost).all():
+        raise ValueError("cost: wanted finite values, got NaN or infinity")
+    masses = [float(marginal.sum()) for marginal in marginals]
+    if any((marginal < 0).any() for marginal in marginals):
+        raise ValueError("marginals: wanted non-negative values, got negative ones")
+    if not all(math.isclose(mass, masses[0], rel_tol=1e-3) and mass > 0 for mass in masses):
+        raise ValueError(f"marginals: wanted equal positive mass, got {masses}")

@@ -1,0 +1,65 @@
+"""What is done to features after they are read, whatever file they came from.
+
+Statistics are fitted on the valid frames of the training split alone: frames of padding and of the other splits never
+enter them, so neither a longer padding nor another test set changes what the model is trained on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from decalign_core.types import Batch, Splits
+
+
+def standardised(
+    splits: Splits,
+    modalities: Sequence[str] | None = None,
+    clip_percentiles: tuple[float, float] | None = None,
+) -> Splits:
+    """Features with zero mean and unit variance over the valid training frames; padded frames become 0.
+
+    Args:
+        splits: the data set; modalities that hold token ids are left as they are.
+        modalities: names to standardise, all float modalities if None.
+        clip_percentiles: two percentiles of the training frames outside of which values are first cut off.
+
+    Raises:
+        ValueError: for a modality that the data set lacks.
+    """
+    floats = [name for name, values in splits.train.features.items() if values.is_floating_point()]
+    names = floats if modalities is None else list(modalities)
+    for name in names:
+        if name not in floats:
+            raise ValueError(f"standardise: wanted modalities among {floats}, got {name!r}")
+    frames = {name: splits.train.features[name][splits.train.masks[name]] for name in names}
+    maps = {name: _Standardiser(frames[name], clip_percentiles) for name in names if len(frames[name])}
+    return replace(splits, **{split: _apply(batch, maps) for split, batch in splits.items()})
+
+
+class _Standardiser:
+    """The affine map of one modality, per feature column; a constant column becomes 0."""
+
+    def __init__(self, frames: Tensor, clip_percentiles: tuple[float, float] | None) -> None:
+        values = frames.double().numpy()
+        low, high = (-np.inf, np.inf) if clip_percentiles is None else np.percentile(values, clip_percentiles, axis=0)
+        clipped = np.clip(values, low, high)
+        deviation = clipped.std(axis=0)
+        self.low, self.high, self.mean = low, high, clipped.mean(axis=0)
+        self.scale = np.divide(1.0, deviation, out=np.zeros_like(deviation), where=deviation > 1e-8)
+
+    def __call__(self, values: Tensor, mask: Tensor) -> Tensor:
+        result = (np.clip(values.double().numpy(), self.low, self.high) - self.mean) * self.scale
+        return torch.from_numpy(result).float() * mask.unsqueeze(-1)
+
+
+def _apply(batch: Batch, maps: dict[str, _Standardiser]) -> Batch:
+    features = {
+        name: maps[name](values, batch.masks[name]) if name in maps else values
+        for name, values in batch.features.items()
+    }
+    return replace(batch, features=features)
