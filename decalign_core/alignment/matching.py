@@ -7,10 +7,11 @@ cube of its population standard deviation. The bracket of Eq 10 is
 
 **Maximum mean discrepancy.** The squared distance of the two kernel means, the bracket of Eq 11,
 
-.. math:: E\,k(x, x') + E\,k(y, y') - 2\,E\,k(x, y), \qquad k(x, y) = \exp(-|x - y|^2 / (2 \sigma^2)) \quad (\text{Eq } 12).
+.. math:: E\,k(x, x') + E\,k(y, y') - 2\,E\,k(x, y),
+    \qquad k(x, y) = \exp(-|x - y|^2 / (2 \sigma^2)) \quad (\text{Eq } 12).
 
-The biased estimate takes the means over all pairs, :math:`x = x'` included: never negative, and about 2/n for two samples of
-one law with a saturated kernel. The unbiased one leaves the pairs :math:`x = x'` out and may be negative.
+The biased estimate takes the means over all pairs, :math:`x = x'` included: never negative, and about 2/n for two
+samples of one law with a saturated kernel. The unbiased one leaves the pairs :math:`x = x'` out and may be negative.
 A bandwidth far below the distances between samples saturates the kernel, k = 0 off the diagonal: no gradient is left.
 """
 

@@ -13,9 +13,9 @@ Its solution has the form :math:`T = \exp((f_1 \oplus \dots \oplus f_M - C) / \v
 one potential :math:`f_m` after the other so that its marginal is met. All of it happens on logarithms: the kernel
 :math:`\exp(-C/\varepsilon)` itself underflows long before the plan does.
 
-**Gradient.** No iteration is differentiated. At the solution, with the marginals held fixed, the envelope theorem gives
-:math:`\partial\, \text{entropic\_value} / \partial C = T`; :attr:`Transport.value` has that gradient. The potentials are
-the gradient with respect to the marginals, up to a constant for each.
+**Gradient.** No iteration is differentiated. At the solution, with the marginals held fixed, the envelope theorem
+gives :math:`\partial\, \text{entropic\_value} / \partial C = T`; :attr:`Transport.value` has that gradient. The
+potentials are the gradient with respect to the marginals, up to a constant for each.
 """
 
 from __future__ import annotations
@@ -116,6 +116,8 @@ def sinkhorn(
         ValueError: where shapes disagree, or (unless ``tolerance`` is None) values are out of range.
     """
     _check(cost, marginals, look=tolerance is not None)
+    if iterations < 1:
+        raise ValueError(f"iterations: wanted at least 1, got {iterations}")
     with torch.no_grad():
         scale = torch.as_tensor(epsilon, dtype=cost.dtype, device=cost.device)
         if tolerance is not None and not scale > 0:
@@ -132,8 +134,9 @@ def _iterate(
     order = log_kernel.ndim
     logs = [marginal.log() for marginal in marginals]
     potentials = [torch.zeros_like(marginal) for marginal in marginals]
-    log_plan = log_kernel
-    for done in range(1, iterations + 1):
+    done = 0
+    while done < iterations:
+        done += 1
         for axis in range(order):
             others = log_kernel + sum(_along(potentials[a], (a,), order) for a in range(order) if a != axis)
             potentials[axis] = logs[axis] - others.logsumexp([a for a in range(order) if a != axis])
@@ -193,7 +196,7 @@ def _check(cost: Tensor, marginals: Sequence[Tensor], look: bool) -> None:
         return
     if not torch.isfinite(cost).all():
         raise ValueError("cost: wanted finite values, got NaN or infinity")
-    masses = [float(marginal.sum()) for marginal in marginals]
+    masses = [float(marginal.detach().sum()) for marginal in marginals]
     if any((marginal < 0).any() for marginal in marginals):
         raise ValueError("marginals: wanted non-negative values, got negative ones")
     if not all(math.isclose(mass, masses[0], rel_tol=1e-3) and mass > 0 for mass in masses):

@@ -1,0 +1,157 @@
+r"""The cross-modal transformer that refines unique features before they are fused (section 3.4 of the paper).
+
+One transformer per modality: the modality's frames are the queries, the frames of all other modalities together are
+keys and values,
+
+.. math:: \mathrm{softmax}\big(Q K^T / \sqrt{d_h}\big) V, \qquad
+    Q = X_m W_Q, \quad K = X_{\ne m} W_K, \quad V = X_{\ne m} W_V .
+
+With a modality's own frames as keys and values the same module is a self-attention transformer of equal size.
+Keys outside their mask get no weight in any layer; a query whose keys are all masked receives 0 from the attention.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class CrossModalTransformer(nn.Module):
+    """Stacked layers of attention from queries ``(B, T, d)`` to one or more contexts ``(B, S_i, d)``.
+
+    Args:
+        width: d.
+        heads: attention heads; divides ``width``.
+        layers: number of layers; 0 returns the queries.
+        attention_dropout: on attention weights.
+        feedforward_dropout: on the hidden layer of the feed-forward blocks.
+        residual_dropout: on what each block adds.
+        embedding_dropout: on queries and contexts as they come in.
+        positions: add sinusoidal positions; without them the order of frames is not seen.
+        norm_first: normalise before each block (and once at the end) instead of after it.
+
+    Source: Tsai et al. 2019 (MulT), which the paper cites for it.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        layers: int,
+        *,
+        attention_dropout: float = 0.0,
+        feedforward_dropout: float = 0.0,
+        residual_dropout: float = 0.0,
+        embedding_dropout: float = 0.0,
+        positions: bool = True,
+        norm_first: bool = True,
+    ) -> None:
+        super().__init__()
+        self.scale, self.positions = math.sqrt(width), positions
+        self.dropout = nn.Dropout(embedding_dropout)
+        self.layers = nn.ModuleList(
+            _Layer(width, heads, attention_dropout, feedforward_dropout, residual_dropout, norm_first)
+            for _ in range(layers)
+        )
+        self.norm = nn.LayerNorm(width) if norm_first and layers else nn.Identity()
+
+    def forward(
+        self, queries: Tensor, contexts: Sequence[Tensor], query_mask: Tensor, context_masks: Sequence[Tensor]
+    ) -> Tensor:
+        """Refined queries ``(B, T, d)``, 0 where ``query_mask`` ``(B, T)`` is False.
+
+        The contexts ``(B, S_i, d)`` with their masks ``(B, S_i)`` are attended to together; each starts at position 0,
+        so that one's padding does not move the next.
+        """
+        x, keys, mask = self._embed(queries), *self._joined(contexts, context_masks)
+        for layer in self.layers:
+            x = layer(x, keys, mask)
+        return self.norm(x).where(query_mask.unsqueeze(-1), 0)
+
+    @torch.no_grad()
+    def attention_maps(
+        self, queries: Tensor, contexts: Sequence[Tensor], context_masks: Sequence[Tensor]
+    ) -> list[Tensor]:
+        """Weights ``(B, heads, T, S_1 + S_2 + ...)`` that each layer really uses, the mask honoured in all of them."""
+        x, keys, mask = self._embed(queries), *self._joined(contexts, context_masks)
+        maps = []
+        for layer in self.layers:
+            maps.append(layer.attention_map(x, keys, mask))
+            x = layer(x, keys, mask)
+        return maps
+
+    def _joined(self, contexts: Sequence[Tensor], masks: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        return torch.cat([self._embed(context) for context in contexts], dim=1), torch.cat(list(masks), dim=1)
+
+    def _embed(self, x: Tensor) -> Tensor:
+        embedded = self.scale * x
+        if self.positions:
+            embedded = embedded + sinusoidal_positions(x.shape[1], x.shape[2]).to(x)
+        return self.dropout(embedded)
+
+
+def sinusoidal_positions(length: int, width: int) -> Tensor:
+    """Sines and cosines of geometrically spaced frequencies, ``(length, width)`` (Vaswani et al. 2017)."""
+    half = (width + 1) // 2
+    frequencies = torch.exp(-math.log(10_000.0) * torch.arange(half) / max(half - 1, 1))
+    angles = torch.arange(length).unsqueeze(1) * frequencies
+    return torch.cat([angles.sin(), angles.cos()], dim=1)[:, :width]
+
+
+class _Layer(nn.Module):
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        attention_dropout: float,
+        feedforward_dropout: float,
+        residual_dropout: float,
+        norm_first: bool,
+    ) -> None:
+        super().__init__()
+        self.heads, self.norm_first, self.attention_dropout = heads, norm_first, attention_dropout
+        self.query, self.key_value = nn.Linear(width, width), nn.Linear(width, 2 * width)
+        self.output = nn.Linear(width, width)
+        self.feedforward = nn.Sequential(
+            nn.Linear(width, 4 * width), nn.ReLU(), nn.Dropout(feedforward_dropout), nn.Linear(4 * width, width)
+        )
+        self.attention_norm, self.feedforward_norm = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.dropout = nn.Dropout(residual_dropout)
+        for projection in (self.query, self.key_value, self.output):
+            nn.init.xavier_uniform_(projection.weight)
+            nn.init.zeros_(projection.bias)
+
+    def forward(self, x: Tensor, keys: Tensor, mask: Tensor) -> Tensor:
+        if self.norm_first:
+            x = x + self.dropout(self._attend(*self._normed(x, keys), mask))
+            return x + self.dropout(self.feedforward(self.feedforward_norm(x)))
+        x = self.attention_norm(x + self.dropout(self._attend(x, keys, mask)))
+        return self.feedforward_norm(x + self.dropout(self.feedforward(x)))
+
+    def _normed(self, x: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
+        return self.attention_norm(x), self.attention_norm(keys)
+
+    def _attend(self, x: Tensor, keys: Tensor, mask: Tensor) -> Tensor:
+        query, (key, value) = self._split(self.query(x)), map(self._split, self.key_value(keys).chunk(2, dim=-1))
+        dropout = self.attention_dropout if self.training else 0.0
+        attended = F.scaled_dot_product_attention(query, key, value, _usable(mask), dropout)
+        attended = attended * mask.any(dim=1).view(-1, 1, 1, 1)
+        return self.output(attended.transpose(1, 2).flatten(2))
+
+    def attention_map(self, x: Tensor, keys: Tensor, mask: Tensor) -> Tensor:
+        x, keys = self._normed(x, keys) if self.norm_first else (x, keys)
+        query, key = self._split(self.query(x)), self._split(self.key_value(keys).chunk(2, dim=-1)[0])
+        scores = (query @ key.mT / math.sqrt(query.shape[-1])).masked_fill(~_usable(mask), -math.inf)
+        return scores.softmax(dim=-1) * mask.any(dim=1).view(-1, 1, 1, 1)
+
+    def _split(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, heads, T, d / heads)
+
+
+def _usable(mask: Tensor) -> Tensor:
+    # a row without any valid key would be softmax over nothing, NaN: let it attend, its result is multiplied by 0
+    return (mask | ~mask.any(dim=1, keepdim=True)).unsqueeze(1).unsqueeze(1)  # (B, 1, 1, S)

@@ -1,0 +1,368 @@
+r"""What DecAlign minimises (Eq 1, 9, 10, 11, 13): losses of a representation, apart from the model that made it.
+
+.. math:: L = L_{task} + L_{dec} + \alpha\,(L_{OT} + L_{proto}) + \beta\,(L_{sem} + L_{MMD})
+
+- :func:`decoupling` (Eq 1) keeps the unique and the common part of each modality apart,
+- :func:`heterogeneity` (Eq 9) brings the prototypes of the unique parts together by transport,
+- :func:`homogeneity` (Eq 10, 11) makes the distributions of the common parts equal,
+- :func:`contrastive` is the supervised contrastive term, one of the two readings of "CT" in Table 4.
+
+Each function is the paper's letter unless an argument of :class:`ObjectiveConfig` says otherwise;
+:meth:`ObjectiveConfig.letter` is the letter in every argument.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from decalign_core.alignment.matching import median_bandwidth, mmd, moment_distance, moments
+from decalign_core.alignment.mixture import GaussianMixture, fit
+from decalign_core.alignment.transport import Transport, joint_cost, sinkhorn
+from decalign_core.types import Batch, ByModality, Losses, Representation
+
+
+@dataclass(frozen=True)
+class ObjectiveConfig:
+    """Weights of Eq 13 and the choices that the paper leaves open or that training needs.
+
+    Attributes:
+        task: regression loss; integer targets take cross-entropy whatever it says.
+        binary_weight: weight, within the task, of a cross-entropy on the sign of non-zero scores (official code, SIMS).
+        decoupling_weight: weight of Eq 1; the paper's is 1.
+        alpha: weight of Eq 9.
+        beta: weight of Eq 10 and 11.
+        contrastive_weight: weight of the supervised contrastive term.
+        transport_weight: weight of the transport term within Eq 9.
+        prototype_weight: weight of the prototype term within Eq 9.
+        semantic_weight: weight of Eq 10 beside Eq 11.
+        mmd_weight: weight of Eq 11 beside Eq 10.
+        penalty: Eq 1 sums "signed" cosines, whose optimum is -1: opposite parts, not independent ones. The "squared"
+            cosine is least where they are orthogonal.
+        components: K, prototypes a modality.
+        em_steps: EM steps from the start, in each batch.
+        covariance: "diag", since a batch rarely has more samples than dimensions, or "full" as in Eq 4.
+        floor: least variance of a prototype, in squared feature units.
+        epsilon: strength of the entropy in Eq 7 (the paper's lambda).
+        relative_epsilon: epsilon in units of the mean joint cost, so that the plan's sharpness does not drift with the
+            scale of the features; else in units of the cost.
+        sinkhorn_iterations: rounds of Sinkhorn at most.
+        sinkhorn_tolerance: marginal error to stop at; None runs every round without a look at the values.
+        through_marginals: let the gradient of Eq 7 also flow through the marginals, the mixtures' weights.
+        scale_by_width: divide Eq 9 and Eq 10 by the width of what they compare, so that alpha and beta mean the same at
+            every width.
+        bandwidth: sigma of Eq 12, or "median": the median distance of the two samples, without gradient. A fixed 1
+            saturates the kernel in 64 dimensions: no gradient is left.
+        bandwidth_multiples: the kernel is the mean over these multiples of the bandwidth.
+        unbiased: leave the pairs of a sample with itself out of Eq 11.
+        temperature: of the contrastive term.
+    """
+
+    task: Literal["mse", "mae", "smooth_l1"] = "mse"
+    binary_weight: float = 0.0
+    decoupling_weight: float = 1.0
+    alpha: float = 0.05
+    beta: float = 0.05
+    contrastive_weight: float = 0.0
+    transport_weight: float = 1.0
+    prototype_weight: float = 1.0
+    semantic_weight: float = 1.0
+    mmd_weight: float = 1.0
+    penalty: Literal["signed", "squared"] = "squared"
+    components: int = 7
+    em_steps: int = 5
+    covariance: Literal["diag", "full"] = "diag"
+    floor: float = 1e-4
+    epsilon: float = 0.1
+    relative_epsilon: bool = True
+    sinkhorn_iterations: int = 100
+    sinkhorn_tolerance: float | None = 1e-4
+    through_marginals: bool = False
+    scale_by_width: bool = True
+    bandwidth: float | Literal["median"] = "median"
+    bandwidth_multiples: tuple[float, ...] = (0.5, 1.0, 2.0)
+    unbiased: bool = False
+    temperature: float = 0.1
+
+    def __post_init__(self) -> None:
+        for name in ("components", "em_steps", "sinkhorn_iterations", "floor", "epsilon", "temperature"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"objective.{name}: wanted a positive number, got {getattr(self, name)}")
+        for name, choices in (("task", _REGRESSION), ("penalty", _PENALTIES), ("covariance", ("diag", "full"))):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"objective.{name}: wanted one of {sorted(choices)}, got {getattr(self, name)!r}")
+        if self.bandwidth != "median" and not (isinstance(self.bandwidth, (int, float)) and self.bandwidth > 0):
+            raise ValueError(f"objective.bandwidth: wanted 'median' or a positive number, got {self.bandwidth!r}")
+        object.__setattr__(self, "bandwidth_multiples", tuple(self.bandwidth_multiples))
+
+    @classmethod
+    def letter(cls, **changes: object) -> ObjectiveConfig:
+        """The paper's equations as printed; what it gives no value for (K, lambda, sigma) is the official code's."""
+        printed = {
+            "penalty": "signed",
+            "covariance": "full",
+            "relative_epsilon": False,
+            "scale_by_width": False,
+            "bandwidth": 1.0,
+            "bandwidth_multiples": (1.0,),
+        }
+        return cls(**printed | changes)
+
+
+def objective(representation: Representation, batch: Batch, config: ObjectiveConfig | None = None) -> Losses:
+    """Eq 13 of a representation and the batch that it was made from.
+
+    Samples whose modality is absent (mask all False) are left out of that modality's statistics. A term of weight 0 is
+    computed for the record, without gradient. Everything runs in float32 or better, also under mixed precision.
+    """
+    config = config or ObjectiveConfig()
+    with torch.autocast(representation.prediction.device.type, enabled=False):
+        weights = _weights(config)
+        present = {name: mask.any(dim=1) for name, mask in representation.masks.items()}
+        task = task_loss(representation.prediction, batch.target, config)
+        with _gradient_if(weights["decoupling"]):
+            apart = decoupling(
+                representation.unique, representation.common, masks=representation.masks, penalty=config.penalty
+            )
+        with _gradient_if(weights["transport"] or weights["prototype"]):
+            hete = heterogeneity(_rows(representation.pooled_unique, present), config)
+        with _gradient_if(weights["semantic"] or weights["mmd"]):
+            homo = homogeneity(_rows(representation.latent, present), config)
+        with _gradient_if(weights["contrastive"]):
+            contrast = contrastive(representation.fused, batch.target, temperature=config.temperature)
+    terms = {
+        "task": task,
+        "decoupling": apart,
+        "transport": hete.transport,
+        "prototype": hete.prototype,
+        "semantic": homo.semantic,
+        "mmd": homo.mmd,
+        "contrastive": contrast,
+    }
+    total = sum(weights[name] * term for name, term in terms.items() if weights[name])
+    return Losses(**terms, total=total, marginal_error=hete.plan.marginal_error if hete.plan else None)
+
+
+def _weights(config: ObjectiveConfig) -> dict[str, float]:
+    return {
+        "task": 1.0,
+        "decoupling": config.decoupling_weight,
+        "transport": config.alpha * config.transport_weight,
+        "prototype": config.alpha * config.prototype_weight,
+        "semantic": config.beta * config.semantic_weight,
+        "mmd": config.beta * config.mmd_weight,
+        "contrastive": config.contrastive_weight,
+    }
+
+
+def _gradient_if(weight: float) -> torch.set_grad_enabled:
+    return torch.set_grad_enabled(bool(weight) and torch.is_grad_enabled())
+
+
+def _rows(tensors: ByModality, present: ByModality) -> dict[str, Tensor]:
+    return {name: values[present[name]] for name, values in tensors.items()}
+
+
+_REGRESSION = {"mse": F.mse_loss, "mae": F.l1_loss, "smooth_l1": F.smooth_l1_loss}
+
+
+def task_loss(prediction: Tensor, target: Tensor, config: ObjectiveConfig) -> Tensor:
+    """Loss of predictions ``(B, 1)`` on float targets ``(B,)``, or cross-entropy of ``(B, C)`` on int64 targets."""
+    prediction = _accurate(prediction)
+    if not target.is_floating_point():
+        return F.cross_entropy(prediction, target)
+    score = prediction.squeeze(-1)
+    loss = _REGRESSION[config.task](score, target.to(score.dtype))
+    if config.binary_weight:
+        non_zero = (target != 0).to(score.dtype)
+        sign = F.binary_cross_entropy_with_logits(score, (target > 0).to(score.dtype), reduction="none")
+        loss = loss + config.binary_weight * (sign * non_zero).sum() / non_zero.sum().clamp_min(1)
+    return loss
+
+
+_PENALTIES = {"signed": lambda cosine: cosine, "squared": torch.square}
+
+
+def decoupling(
+    unique: ByModality,
+    common: ByModality,
+    *,
+    masks: ByModality | None = None,
+    penalty: Literal["signed", "squared"] = "squared",
+) -> Tensor:
+    """Eq 1: overlap of the unique and common parts ``(B, T_m, d)``; a scalar.
+
+    Per sample the cosine of the two blocks, flattened over valid frames (a zero vector counts 0), penalised, mean over
+    the batch, summed over modalities.
+
+    Args:
+        unique: unique part of each modality.
+        common: common part of each modality.
+        masks: ``(B, T_m)`` bool by modality, True where valid; None takes every frame.
+        penalty: "signed" as printed (least at -1), "squared" (least where orthogonal).
+
+    Raises:
+        ValueError: for another penalty.
+    """
+    if penalty not in _PENALTIES:
+        raise ValueError(f"penalty: wanted 'signed' or 'squared', got {penalty!r}")
+    cosines = (_cosine(unique[name], common[name], masks and masks[name]) for name in unique)
+    return sum(_PENALTIES[penalty](cosine).mean() for cosine in cosines)
+
+
+def _cosine(first: Tensor, second: Tensor, mask: Tensor | None) -> Tensor:
+    # padded frames may hold anything, NaN included: they are replaced, not multiplied by 0
+    blocks = (_accurate(part) for part in (first, second))
+    valid = (part if mask is None else part.where(mask.unsqueeze(-1), 0) for part in blocks)
+    a, b = (part.flatten(1) for part in valid)
+    squared_norms = a.square().sum(1) * b.square().sum(1)
+    defined = squared_norms > 0
+    return torch.where(defined, (a * b).sum(1) / torch.where(defined, squared_norms, 1).sqrt(), 0)
+
+
+@dataclass(frozen=True)
+class Heterogeneity:
+    """Eq 9 with its two terms kept apart, and what they were computed from.
+
+    Attributes:
+        transport: the first term, scalar.
+        prototype: the second term, scalar.
+        mixtures: the prototypes by modality; empty where too few samples were there.
+        plan: the solved transport between them, or None likewise.
+    """
+
+    transport: Tensor
+    prototype: Tensor
+    mixtures: Mapping[str, GaussianMixture] = field(default_factory=dict)
+    plan: Transport | None = None
+
+
+def heterogeneity(pooled: ByModality, config: ObjectiveConfig | None = None) -> Heterogeneity:
+    """Eq 9 of pooled unique features ``(N_m, d)`` by modality.
+
+    Modalities with fewer than 2 samples are left out; with fewer than 2 modalities left both terms are 0. All
+    modalities take the same number of prototypes, ``min(components, smallest N_m)``. The prototype term is the mean
+    over samples, summed over prototypes and dimensions, averaged over ordered pairs of modalities, equal index k.
+    """
+    config = config or ObjectiveConfig()
+    usable = {name: _accurate(x) for name, x in pooled.items() if len(x) > 1}
+    if len(usable) < 2:
+        zero = _zero(pooled)
+        return Heterogeneity(zero, zero)
+    scale = 1 / next(iter(usable.values())).shape[1] if config.scale_by_width else 1.0
+    mixtures = _mixtures(usable, config)
+    plan = _plan(mixtures, config, scale)
+    prototype = scale * _prototype(usable, mixtures)
+    return Heterogeneity(_transport_term(plan, mixtures, config), prototype, mixtures, plan)
+
+
+def _mixtures(usable: ByModality, config: ObjectiveConfig) -> dict[str, GaussianMixture]:
+    components = min(config.components, *(len(x) for x in usable.values()))
+    options = {"steps": config.em_steps, "covariance": config.covariance, "floor": config.floor}
+    if len({len(x) for x in usable.values()}) > 1:
+        return {name: fit(x, components, **options) for name, x in usable.items()}
+    together = fit(torch.stack(list(usable.values())), components, **options)
+    each = zip(together.weights, together.means, together.covariances, strict=True)
+    return {name: GaussianMixture(*parts) for name, parts in zip(usable, each, strict=True)}
+
+
+def _plan(mixtures: Mapping[str, GaussianMixture], config: ObjectiveConfig, scale: float) -> Transport:
+    measures = list(mixtures.values())
+    cost = scale * joint_cost(measures)
+    epsilon = config.epsilon
+    if config.relative_epsilon:
+        epsilon = epsilon * cost.detach().mean().clamp_min(torch.finfo(cost.dtype).tiny / config.epsilon)
+    return sinkhorn(
+        cost,
+        [mixture.weights for mixture in measures],
+        epsilon=epsilon,
+        iterations=config.sinkhorn_iterations,
+        tolerance=config.sinkhorn_tolerance,
+    )
+
+
+def _transport_term(plan: Transport, mixtures: Mapping[str, GaussianMixture], config: ObjectiveConfig) -> Tensor:
+    if not config.through_marginals:
+        return plan.value
+    flowing = sum(
+        (potential.where(mixture.weights > 0, 0) * mixture.weights).sum()
+        for potential, mixture in zip(plan.potentials, mixtures.values(), strict=True)
+    )
+    return plan.value + flowing - flowing.detach()  # the gradient that flows through the marginals, not their value
+
+
+def _prototype(usable: ByModality, mixtures: Mapping[str, GaussianMixture]) -> Tensor:
+    weights = {name: mixtures[name].responsibilities(x) for name, x in usable.items()}  # (N_m, K)
+    pairs = list(itertools.permutations(usable, 2))
+    distances = ((usable[i].unsqueeze(1) - mixtures[j].means).square().sum(-1) for i, j in pairs)  # (N_i, K)
+    summed = zip(pairs, distances, strict=True)
+    return sum((weights[i] * distance).sum(1).mean() for (i, _), distance in summed) / len(pairs)
+
+
+@dataclass(frozen=True)
+class Homogeneity:
+    """The two terms for the common parts.
+
+    Attributes:
+        semantic: Eq 10, moments, with its factor 1 / (M (M - 1)); scalar.
+        mmd: Eq 11, kernel means, with its factor 2 / (M (M - 1)); scalar.
+    """
+
+    semantic: Tensor
+    mmd: Tensor
+
+
+def homogeneity(latent: ByModality, config: ObjectiveConfig | None = None) -> Homogeneity:
+    """Eq 10 and Eq 11 of latent common features ``(N_m, p)`` by modality; 0 as :func:`heterogeneity` is."""
+    config = config or ObjectiveConfig()
+    usable = [_accurate(z) for z in latent.values() if len(z) > 1]
+    if len(usable) < 2:
+        zero = _zero(latent)
+        return Homogeneity(zero, zero)
+    ordered = len(usable) * (len(usable) - 1)
+    scale = 1 / usable[0].shape[1] if config.scale_by_width else 1.0
+    semantic = sum(moment_distance(a, b) for a, b in _pairs([moments(z) for z in usable]))
+    discrepancy = sum(mmd(x, y, _bandwidths(x, y, config), unbiased=config.unbiased) for x, y in _pairs(usable))
+    return Homogeneity(scale * semantic / ordered, 2 * discrepancy / ordered)
+
+
+def _pairs(items: list) -> Iterator[tuple]:
+    return itertools.combinations(items, 2)
+
+
+def _bandwidths(x: Tensor, y: Tensor, config: ObjectiveConfig) -> list[float | Tensor]:
+    bandwidth = median_bandwidth(x, y) if config.bandwidth == "median" else config.bandwidth
+    return [multiple * bandwidth for multiple in config.bandwidth_multiples]
+
+
+def contrastive(fused: Tensor, target: Tensor, *, temperature: float = 0.1) -> Tensor:
+    """Supervised contrastive loss of fused features ``(B, F)``; positives share a class, or a rounded score.
+
+    Mean over the samples that have a positive, of the mean negative log-probability of their positives among all
+    others; 0 where no sample has one. Source: the official code's reading of "contrastive training" (Table 4, CT).
+    """
+    classes = target.round() if target.is_floating_point() else target
+    features = F.normalize(_accurate(fused), dim=1)
+    itself = torch.eye(len(classes), dtype=torch.bool, device=fused.device)
+    positive = (classes.unsqueeze(0) == classes.unsqueeze(1)) & ~itself
+    similarity = (features @ features.mT / temperature).masked_fill(itself, -math.inf)
+    log_probability = similarity.log_softmax(dim=1).masked_fill(itself, 0)
+    count = positive.sum(1)
+    per_sample = -(log_probability * positive).sum(1) / count.clamp_min(1)
+    return per_sample.sum() / (count > 0).sum().clamp_min(1)
+
+
+def _accurate(x: Tensor) -> Tensor:
+    return x if x.dtype in (torch.float32, torch.float64) else x.float()
+
+
+def _zero(tensors: ByModality) -> Tensor:
+    # 0 that still belongs to the graph, so that backward passes on a batch without statistics
+    return sum((0 * x.sum() for x in tensors.values()), torch.zeros(()))
