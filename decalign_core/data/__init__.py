@@ -1,0 +1,129 @@
+"""Data sets by name, each as :class:`~decalign_core.types.Splits`: behind this door nobody knows where samples came from.
+
+- ``synthetic``: embedded, planted truth;
+- ``mosi_public``: CMU-MOSI from two public repositories, no login;
+- ``mosi``, ``mosei``, ``sims``, ``iemocap``: the MMSA pickles that the paper's users have.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+
+from decalign_core.data.mmsa import DataError, load_mmsa
+from decalign_core.data.mosi_public import load_mosi_public
+from decalign_core.data.preparation import standardised
+from decalign_core.data.synthetic import SyntheticConfig, generate
+from decalign_core.nn.text import TextEncoder
+from decalign_core.types import Batch, Splits
+
+__all__ = ["NAMES", "PROTOCOLS", "DataError", "describe", "load", "standardised"]
+
+PROTOCOLS: dict[str, tuple[str, ...]] = {
+    "synthetic": ("regression", "classification"),
+    "mosi_public": ("unseen", "standard"),
+    "mosi": (),
+    "mosei": (),
+    "sims": (),
+    "iemocap": (),
+}
+NAMES = tuple(PROTOCOLS)
+
+
+def load(
+    name: str,
+    root: str | Path = "data",
+    protocol: str | None = None,
+    aligned: bool = True,
+    *,
+    fold: int | None = None,
+    modalities: Sequence[str] = (),
+    text_encoder: str = "",
+    fine_tune: bool = False,
+    standardise: Sequence[str] | None = None,
+    clip_percentiles: Sequence[float] = (),
+) -> Splits:
+    """Read a data set.
+
+    Args:
+        name: one of :data:`NAMES`.
+        root: folder that holds the data sets.
+        protocol: one of the data set's :data:`PROTOCOLS`, None or "" for its first.
+        aligned: word-aligned files, where a data set has both.
+        fold: a cross-validation fold in place of the stated split, where a data set has them.
+        modalities: the modalities to keep, all if empty.
+        text_encoder: a Hugging Face encoder by name or path in place of the text features, where a data set has texts.
+        fine_tune: give token ids, so that the encoder is trained along, not its states.
+        standardise: modalities to standardise on the training split; None takes what suits the data set.
+        clip_percentiles: percentiles outside of which features are cut off before.
+
+    Raises:
+        ValueError: for a name or option that is not there.
+        DataError: where files are missing or faulty.
+    """
+    if name not in PROTOCOLS:
+        raise ValueError(f"dataset: wanted one of {', '.join(NAMES)}, got {name!r}")
+    if protocol and protocol not in PROTOCOLS[name]:
+        wanted = f"one of {', '.join(PROTOCOLS[name])}" if PROTOCOLS[name] else f"none for {name}"
+        raise ValueError(f"protocol: wanted {wanted}, got {protocol!r}")
+    if fold is not None and name != "mosi_public":
+        raise ValueError(f"fold: wanted none for {name}, got {fold}")
+    if text_encoder and name == "synthetic":
+        raise ValueError("text_encoder: wanted none for synthetic, which has no texts")
+    encoder = TextEncoder(text_encoder, fine_tune=fine_tune) if text_encoder else None
+    return _load(name, root, protocol, aligned, fold, modalities, encoder, standardise, clip_percentiles)
+
+
+def _load(
+    name: str,
+    root: str | Path,
+    protocol: str | None,
+    aligned: bool,
+    fold: int | None,
+    modalities: Sequence[str],
+    encoder: TextEncoder | None,
+    standardise: Sequence[str] | None,
+    clip_percentiles: Sequence[float],
+) -> Splits:
+    if name == "synthetic":
+        splits = generate(SyntheticConfig(task=protocol or "regression"))
+    elif name == "mosi_public":
+        splits = load_mosi_public(root, protocol=protocol or "unseen", fold=fold, encoder=encoder)
+    else:
+        splits = load_mmsa(name, root, aligned=aligned, encoder=encoder)
+        standardise = ("audio", "vision") if standardise is None else standardise
+    splits = _kept(splits, modalities)
+    if not standardise:
+        return splits
+    names = [modality for modality in standardise if modality in splits.train.features]
+    return standardised(splits, names, tuple(clip_percentiles) or None)
+
+
+def _kept(splits: Splits, modalities: Sequence[str]) -> Splits:
+    there = list(splits.train.features)
+    if not set(modalities) <= set(there):
+        raise ValueError(f"modalities: wanted some of {', '.join(there)}, got {', '.join(modalities)}")
+    names = list(modalities) or there
+
+    def kept(batch: Batch) -> Batch:
+        features, masks = ({m: values[m] for m in names} for values in (batch.features, batch.masks))
+        return replace(batch, features=features, masks=masks)
+
+    encoders = {m: encoder for m, encoder in splits.encoders.items() if m in names}
+    return replace(splits, **{split: kept(batch) for split, batch in splits.items()}, encoders=encoders)
+
+
+def describe(splits: Splits) -> pd.DataFrame:
+    """What is in a data set: a row a split and modality, with samples, width, frames and absent samples."""
+    rows = []
+    for split, batch in splits.items():
+        for name, mask in batch.masks.items():
+            lengths = mask.sum(dim=1)
+            width = splits.encoders[name].name if name in splits.encoders else batch.features[name].shape[-1]
+            sizes = {"samples": len(batch), "width": width, "mean frames": float(lengths.float().mean())}
+            longest = {"most frames": int(lengths.max()), "absent": int((lengths == 0).sum())}
+            rows.append({"split": split, "modality": name} | sizes | longest)
+    return pd.DataFrame(rows)

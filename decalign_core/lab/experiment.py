@@ -1,0 +1,230 @@
+"""An experiment as data: what is trained, on what, how; presets and ablation variants as named differences.
+
+An :class:`ExperimentConfig` holds everything that a result depends on. Presets and variants are mappings from dotted
+names to values, applied by :func:`configure`, which knows every field's type and refuses unknown names.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from typing import Any, Literal
+
+from jsonargparse import ArgumentError, ArgumentParser
+
+from decalign_core.model import DecAlignConfig
+from decalign_core.objective import ObjectiveConfig
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which data an experiment reads; the arguments of :func:`decalign_core.data.load`.
+
+    Attributes:
+        dataset: one of ``decalign_core.data.NAMES``.
+        root: folder that holds the data sets; no part of the configuration's identity.
+        protocol: the data set's own splits or tasks, "" for its first.
+        aligned: word-aligned files, where a data set has both.
+        fold: a cross-validation fold in place of the stated split, where a data set has them.
+        modalities: the modalities to read, all if empty.
+        text_encoder: a Hugging Face encoder by name or path for the text, "" for the features that the data come with.
+        fine_tune: train the text encoder along; else its states are computed once.
+        standardise: modalities to standardise on the training split; None takes what suits the data set.
+        clip_percentiles: percentiles outside of which features are cut off before, none if empty.
+    """
+
+    dataset: str = "synthetic"
+    root: str = "data"
+    protocol: str = ""
+    aligned: bool = True
+    fold: int | None = None
+    modalities: tuple[str, ...] = ()
+    text_encoder: str = ""
+    fine_tune: bool = False
+    standardise: tuple[str, ...] | None = None
+    clip_percentiles: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How parameters are found.
+
+    Attributes:
+        seed: of initialisation, data order and dropout, each on a stream of its own.
+        epochs: at most.
+        batch_size: samples a step.
+        learning_rate: of everything but a fine-tuned text encoder.
+        encoder_learning_rate: of a fine-tuned text encoder.
+        weight_decay: decoupled from the gradient ("adamw") or added to it ("adam").
+        optimiser: "adamw" or "adam".
+        schedule: "cosine" to 0 over all steps with a linear warm-up, "plateau" on the selection metric, or "constant".
+        warmup: share of all steps in which the "cosine" schedule rises.
+        factor: by which "plateau" lowers the rate.
+        plateau_patience: epochs without improvement before "plateau" lowers the rate.
+        clip: largest norm of the gradient; 0 does not clip.
+        patience: epochs without improvement on the validation split before training stops.
+        average: decay, per step, of the moving average of the weights that is validated and kept; 0 keeps the weights
+            themselves.
+        selection: validation metric that picks the epoch, "" for MAE or weighted F1.
+        device: "auto", "cpu", "cuda", ...; no part of the configuration's identity.
+        precision: "auto" takes bf16 autocast on a GPU that has it; statistics stay in float32.
+        threads: CPU threads of a run, whatever runs beside it.
+    """
+
+    seed: int = 1111
+    epochs: int = 40
+    batch_size: int = 32
+    learning_rate: float = 1e-3
+    encoder_learning_rate: float = 5e-5
+    weight_decay: float = 0.01
+    optimiser: Literal["adamw", "adam"] = "adamw"
+    schedule: Literal["cosine", "plateau", "constant"] = "cosine"
+    warmup: float = 0.1
+    factor: float = 0.1
+    plateau_patience: int = 5
+    clip: float = 1.0
+    patience: int = 10
+    average: float = 0.0
+    selection: str = ""
+    device: str = "auto"
+    precision: Literal["auto", "float32", "bf16"] = "auto"
+    threads: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "learning_rate", "encoder_learning_rate", "patience", "threads"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"training.{name}: wanted a positive number, got {getattr(self, name)}")
+        for name in ("warmup", "average", "factor"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"training.{name}: wanted a number in [0, 1), got {getattr(self, name)}")
+        for name in ("weight_decay", "clip", "plateau_patience", "seed"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"training.{name}: wanted no negative number, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class ExperimentConfig:
+    """Data, model, objective and training of one run.
+
+    Attributes:
+        method: "decalign", or a control that is fitted in its place: "ridge", "svr".
+        variant: the name of the ablation row, for the record; :func:`with_variant` sets what it stands for.
+
+    Raises:
+        ValueError: for more prototypes than a batch has samples.
+    """
+
+    data: DataConfig = field(default_factory=DataConfig)
+    model: DecAlignConfig = field(default_factory=DecAlignConfig)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    method: Literal["decalign", "ridge", "svr"] = "decalign"
+    variant: str = "full"
+
+    def __post_init__(self) -> None:
+        if self.objective.components > self.training.batch_size:
+            wanted = f"at most training.batch_size = {self.training.batch_size}"
+            raise ValueError(f"objective.components: wanted {wanted}, got {self.objective.components}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain nested values, as ``config.json`` holds them."""
+        return json.loads(json.dumps(asdict(self)))
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> ExperimentConfig:
+        """The configuration that :meth:`to_dict` gave; unknown names are errors."""
+        return configure(_flat(values))
+
+    def hash(self) -> str:
+        """Hexadecimal digest of all that a result depends on: everything but folder and device."""
+        values = self.to_dict()
+        values["data"].pop("root")
+        values["training"].pop("device")
+        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def configure(changes: Mapping[str, Any], base: ExperimentConfig | None = None) -> ExperimentConfig:
+    """``base`` (the defaults, if None) with the fields named by dotted keys changed, e.g. ``{"objective.alpha": 0.1}``.
+
+    Values may be of the field's type or, as from a command line, its text.
+
+    Raises:
+        ValueError: in one line, for an unknown name or a value of the wrong type.
+    """
+    base = base or ExperimentConfig()
+    known = _flat(asdict(base))
+    for key in changes:
+        if key not in known:
+            close = difflib.get_close_matches(key, known, n=1) or difflib.get_close_matches(key, known, n=1, cutoff=0.3)
+            raise ValueError(f"{key}: no such setting" + (f", did you mean {close[0]}?" if close else ""))
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--experiment", type=ExperimentConfig, default=base)
+    arguments = [f"--experiment.{key}={_text(value)}" for key, value in changes.items()]
+    try:
+        return parser.instantiate(parser.parse_args(arguments)).experiment
+    except ArgumentError as error:
+        raise ValueError(_one_line(error, changes)) from None
+
+
+def _one_line(error: Exception, changes: Mapping[str, Any]) -> str:
+    text = " ".join(str(error).split())
+    key = next((key for key in sorted(changes, key=len, reverse=True) if f"experiment.{key}" in text), "configuration")
+    wanted = text.partition("Expected a ")[2].partition(". Got")[0] or text
+    got = f", got {changes[key]!r}" if key in changes else ""
+    return f"{key}: wanted {wanted.removeprefix('<class ').removesuffix('>').replace('typing.', '')}{got}"
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    sections = {f.name for f in fields(ExperimentConfig) if is_dataclass(f.default_factory)}
+    flat = {}
+    for key, value in values.items():
+        if not prefix and key in sections and isinstance(value, Mapping):
+            flat |= _flat(value, f"{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+# --- Ablation variants: Tables 3 and 4 -------------------------------------------------------------------------------
+
+_NO_TRANSPORT = {"objective.transport_weight": 0.0, "objective.prototype_weight": 0.0}
+_NO_CROSS_MODAL = {"model.cross_modal": False}
+_NO_SEMANTIC, _NO_MMD = {"objective.semantic_weight": 0.0}, {"objective.mmd_weight": 0.0}
+_NO_HOMO = _NO_SEMANTIC | _NO_MMD
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "full": {},
+    # Table 4
+    "no_proto_ot": _NO_TRANSPORT,
+    "no_ct_transformer": _NO_CROSS_MODAL,
+    "no_ct_contrastive": {"objective.contrastive_weight": 0.0},
+    "no_sem": _NO_SEMANTIC,
+    "no_mmd": _NO_MMD,
+    # Table 3; with the transformer kept, "no_hete" is the same setting as "no_proto_ot"
+    "no_hete": _NO_TRANSPORT | _NO_CROSS_MODAL,
+    "no_hete_keep_transformer": _NO_TRANSPORT,
+    "no_homo": _NO_HOMO,
+    "no_hete_homo": _NO_TRANSPORT | _NO_CROSS_MODAL | _NO_HOMO,
+    "no_mfd": _NO_TRANSPORT
+    | _NO_CROSS_MODAL
+    | _NO_HOMO
+    | {"model.decoupled": False, "objective.decoupling_weight": 0.0},
+}
+
+
+def with_variant(config: ExperimentConfig, variant: str) -> ExperimentConfig:
+    """``config`` as the named row of Table 3 or 4.
+
+    Raises:
+        ValueError: for another name than those of ``VARIANTS``.
+    """
+    if variant not in VARIANTS:
+        raise ValueError(f"variant: wanted one of {', '.join(VARIANTS)}, got {variant!r}")
+    return configure(VARIANTS[variant] | {"variant": variant}, config)

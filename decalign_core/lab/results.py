@@ -1,0 +1,222 @@
+"""Records of runs, what they add up to over seeds, and the numbers that the paper printed.
+
+A :class:`RunRecord` is the only source of a number in the book: it names the configuration, the data, the commit, the
+seed, the machine and the cost beside the metrics. :func:`collect` reads records into one table, a row a run;
+:func:`summary` adds them up over seeds and folds.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import resource
+import subprocess
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from scipy import stats
+
+from decalign_core.files import write_text
+from decalign_core.lab.metrics import metric_names
+
+KEYS = ("dataset", "model", "variant")
+COLUMNS = (
+    *("variant", "dataset", "seed", "model", "fold", "config_hash", "data_hash"),
+    *("commit", "device", "seconds", "peak_memory"),
+)
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """One finished run.
+
+    Attributes:
+        dataset: full name of the data, e.g. ``"mosi_public/unseen"``.
+        model: the method that was trained, e.g. ``"decalign"``.
+        variant: the ablation row.
+        fold: cross-validation fold, None for the stated split.
+        seed: of the run.
+        config: the whole configuration.
+        config_hash: digest of the configuration.
+        data_hash: digest of the data.
+        commit: of the code, ``"+dirty"`` where files differed from it, ``"unknown"`` outside a repository.
+        device: what it ran on, in words.
+        versions: of Python and the libraries that matter.
+        seconds: training and evaluation, resumed parts included.
+        peak_memory: bytes, of the process on a CPU, of the allocations on a GPU.
+        epochs: that were run.
+        best_epoch: that was kept.
+        parameters: number of trained parameters.
+        valid: metrics on the validation split.
+        test: metrics on the test split.
+    """
+
+    dataset: str
+    model: str
+    variant: str
+    fold: int | None
+    seed: int
+    config: Mapping[str, Any]
+    config_hash: str
+    data_hash: str
+    commit: str
+    device: str
+    versions: Mapping[str, str]
+    seconds: float
+    peak_memory: int
+    epochs: int
+    best_epoch: int
+    parameters: int
+    valid: Mapping[str, float]
+    test: Mapping[str, float]
+
+    def save(self, path: str | Path) -> None:
+        """Write the record as JSON, atomically."""
+        write_text(path, json.dumps(asdict(self), indent=2) + "\n")
+
+    @classmethod
+    def load(cls, path: str | Path) -> RunRecord:
+        """The record in a JSON file.
+
+        Raises:
+            ValueError: where the file is missing or is not a record.
+        """
+        try:
+            values = json.loads(Path(path).read_text(encoding="utf-8"))
+            return cls(**{f.name: values[f.name] for f in fields(cls)})
+        except FileNotFoundError:
+            raise ValueError(f"{path}: no such record") from None
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            raise ValueError(f"{path}: not a run record ({type(error).__name__}: {error})") from None
+
+    def row(self) -> dict[str, Any]:
+        """The record as one row: :data:`COLUMNS`, then test metrics, then validation metrics as ``valid_...``."""
+        head = {name: getattr(self, name) for name in COLUMNS}
+        return head | dict(self.test) | {f"valid_{name}": value for name, value in self.valid.items()}
+
+
+def collect(paths: Iterable[str | Path]) -> pd.DataFrame:
+    """One table, a row a run, of every ``record.json`` below folders and every row of CSV files.
+
+    Raises:
+        ValueError: for a path that is not there, and where nothing was found.
+    """
+    frames = [_read(Path(path)) for path in paths]
+    frames = [frame for frame in frames if len(frame)]
+    if not frames:
+        raise ValueError("records: wanted at least one record.json or CSV row, got none")
+    return pd.concat(frames, ignore_index=True)
+
+
+def _read(path: Path) -> pd.DataFrame:
+    if path.is_dir():
+        rows = [RunRecord.load(found).row() for found in sorted(path.rglob("record.json"))]
+        tables = [pd.read_csv(found) for found in sorted(path.rglob("*.csv")) if _is_table(found)]
+        return pd.concat([pd.DataFrame(rows), *tables], ignore_index=True)
+    if path.suffix == ".json":
+        return pd.DataFrame([RunRecord.load(path).row()])
+    if not path.is_file():
+        raise ValueError(f"{path}: no such folder or file")
+    if not _is_table(path):
+        raise ValueError(f"{path}: wanted a CSV with the columns {', '.join(COLUMNS)}")
+    return pd.read_csv(path)
+
+
+def _is_table(path: Path) -> bool:
+    return set(COLUMNS) <= set(pd.read_csv(path, nrows=0).columns)
+
+
+def summary(runs: pd.DataFrame, metrics: Sequence[str] | None = None, confidence: float = 0.95) -> pd.DataFrame:
+    """Number of runs, mean, standard deviation and interval of each metric by dataset, model and variant.
+
+    The interval is Student's, over runs (seeds and folds); it is empty with a single run. Long format: a row per
+    group and metric, columns ``n, mean, sd, low, high``.
+    """
+    names = list(metrics or [name for name in _metric_columns(runs) if runs[name].notna().any()])
+    groups = runs.groupby(list(KEYS), sort=False)
+    rows = [
+        dict(zip(KEYS, key, strict=True)) | {"metric": name} | _interval(group[name].dropna(), confidence)
+        for key, group in groups
+        for name in names
+        if group[name].notna().any()
+    ]
+    return pd.DataFrame(rows)
+
+
+def _metric_columns(runs: pd.DataFrame) -> list[str]:
+    known = dict.fromkeys(name for scale in ("mosi", "sims", "emotion") for name in metric_names(scale))
+    return [name for name in known if name in runs.columns]
+
+
+def _interval(values: pd.Series, confidence: float) -> dict[str, float]:
+    n, mean, deviation = len(values), values.mean(), values.std(ddof=1)
+    half = stats.t.ppf((1 + confidence) / 2, n - 1) * deviation / n**0.5 if n > 1 else float("nan")
+    return {"n": n, "mean": mean, "sd": deviation, "low": mean - half, "high": mean + half}
+
+
+PUBLISHED = Path(__file__).resolve().parents[2] / "data" / "published"
+
+
+def published(name: str, folder: str | Path | None = None) -> pd.DataFrame:
+    """A table or figure of the paper as data, e.g. ``"table1"`` or ``"figure7"``.
+
+    Raises:
+        ValueError: for a name that no published file begins with.
+    """
+    files = sorted(Path(folder or PUBLISHED).glob("*.csv"))
+    found = [path for path in files if path.stem == name or path.stem.split("_")[0] == name]
+    if not found:
+        known = ", ".join(path.stem.split("_")[0] for path in files) or "none here"
+        raise ValueError(f"published table: wanted one of {known}, got {name!r}")
+    return pd.read_csv(found[0])
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """Commit, device and versions of this process, as a record wants them."""
+    packages = ("torch", "numpy", "scipy", "scikit-learn", "pandas", "transformers")
+    return {
+        "commit": _commit(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
+        "versions": {"python": platform.python_version()} | {name: _version(name) for name in packages},
+    }
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes that the process has held at most, or that were allocated at most on its GPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if platform.system() == "Darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"cpu ({names[0] if names else platform.machine()})"
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "absent"
+
+
+def _commit() -> str:
+    def git(*arguments: str) -> str:
+        folder = Path(__file__).resolve().parent
+        return subprocess.run(
+            ["git", *arguments], cwd=folder, capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    try:
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", "../..")
+        return git("rev-parse", "--short=12", "HEAD") + ("+dirty" if changed else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"

@@ -1,0 +1,448 @@
+"""Training: the only place where model meets objective.
+
+:func:`train` runs one experiment and returns its record; with a run folder it writes there
+
+``config.json``, ``history.csv`` (a row an epoch), ``last.pt`` (all that resuming needs, each epoch), ``best.pt`` (the
+epoch that validation chose), ``predictions.csv`` and, last, ``record.json``.
+
+A run that was killed goes on from its last whole epoch. On a CPU it ends bit for bit as if it had not been killed:
+initialisation, data order and dropout have random streams of their own, whose states are in the checkpoint.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from tqdm.auto import tqdm
+
+from decalign_core.data import load
+from decalign_core.files import atomic_path, write_text
+from decalign_core.lab.controls import Predictor, fit_control
+from decalign_core.lab.experiment import ExperimentConfig, TrainingConfig
+from decalign_core.lab.metrics import emotion_metrics, higher_is_better, metric_names, sentiment_metrics
+from decalign_core.lab.results import RunRecord, environment, peak_memory
+from decalign_core.model import DecAlign
+from decalign_core.nn.text import TextEncoder
+from decalign_core.objective import objective
+from decalign_core.types import Batch, Splits
+
+EVALUATION_BATCH = 256
+
+
+def train(
+    config: ExperimentConfig | None = None,
+    splits: Splits | None = None,
+    *,
+    run_dir: str | Path | None = None,
+    resume: bool = True,
+    progress: bool = True,
+) -> RunRecord:
+    """Train, choose the epoch on the validation split, score once on the test split.
+
+    Args:
+        config: the experiment; the default one on synthetic data if None.
+        splits: its data, if they are already in memory; read as ``config.data`` says if None.
+        run_dir: the folder of this run; None writes nothing.
+        resume: go on with what the folder holds (a finished run is returned as it is); else start over.
+        progress: show a progress bar.
+
+    Raises:
+        ValueError: where the configuration does not fit the data, or the folder holds another configuration.
+    """
+    config = config or ExperimentConfig()
+    folder = None if run_dir is None else Path(run_dir)
+    if folder is not None:
+        finished = _prepare(folder, config, resume)
+        if finished is not None:
+            return finished
+    splits = splits or load_splits(config)
+    device = _device(config.training.device)
+    with _reproducible(config.training):
+        fitted = _fit(config, splits, device, folder, progress)
+        predictions = {
+            split: fitted.predict(batch) for split, batch in (("valid", splits.valid), ("test", splits.test))
+        }
+    record = RunRecord(
+        dataset=splits.name,
+        model=config.method,
+        variant=config.variant,
+        fold=config.data.fold,
+        seed=config.training.seed,
+        config=config.to_dict(),
+        config_hash=config.hash(),
+        data_hash=splits.fingerprint(),
+        **environment(device),
+        seconds=round(fitted.seconds(), 3),
+        peak_memory=peak_memory(device),
+        epochs=len(fitted.history),
+        best_epoch=fitted.best_epoch,
+        parameters=fitted.parameters,
+        valid=score(splits, predictions["valid"], splits.valid.target),
+        test=score(splits, predictions["test"], splits.test.target),
+    )
+    if folder is not None:
+        _write_csv(folder / "predictions.csv", _prediction_table(splits, predictions))
+        record.save(folder / "record.json")
+    return record
+
+
+def load_splits(config: ExperimentConfig) -> Splits:
+    """The data of an experiment."""
+    return load(**{("name" if key == "dataset" else key): value for key, value in vars(config.data).items()})
+
+
+def score(splits: Splits, prediction: Tensor, target: Tensor) -> dict[str, float]:
+    """The metrics of the data set's scale, of predictions ``(B, outputs)``."""
+    if splits.scale == "emotion":
+        return emotion_metrics(prediction, target)
+    return sentiment_metrics(prediction, target, splits.scale)
+
+
+@dataclass
+class Fitted:
+    """A fitted method: how to predict, and what fitting took."""
+
+    predict: Predictor
+    history: list[dict[str, float]] = field(default_factory=list)
+    best_epoch: int = 0
+    parameters: int = 0
+    started: float = field(default_factory=time.perf_counter)
+
+    def seconds(self) -> float:
+        """Wall-clock seconds from the start of fitting until now."""
+        return time.perf_counter() - self.started
+
+
+def _fit(config: ExperimentConfig, splits: Splits, device: torch.device, folder: Path | None, progress: bool) -> Fitted:
+    if config.method != "decalign":
+        fitted = Fitted(lambda batch: None)
+        return replace(fitted, predict=fit_control(config.method, splits))
+    trainer = _Trainer(config, splits, device)
+    if folder is not None:
+        trainer.resume(folder)
+    bar = tqdm(total=config.training.epochs, initial=trainer.epoch, disable=not progress, unit="epoch", leave=False)
+    with bar:
+        while not trainer.is_done:
+            trainer.run_epoch()
+            bar.update()
+            bar.set_postfix({trainer.selection: f"{trainer.history[-1]['valid_' + trainer.selection]:.3f}"})
+            if folder is not None:
+                trainer.checkpoint(folder)
+    return trainer.fitted()
+
+
+class _Trainer:
+    """The state of one training run; everything in it is in the checkpoint."""
+
+    def __init__(self, config: ExperimentConfig, splits: Splits, device: torch.device) -> None:
+        self.config, self.settings, self.splits, self.device = config, config.training, splits, device
+        self.started = time.perf_counter()
+        seeds = np.random.SeedSequence(self.settings.seed).generate_state(3)
+        torch.manual_seed(int(seeds[0]))
+        self.model = build_model(config, splits).to(device)
+        self.order = torch.Generator().manual_seed(int(seeds[1]))
+        torch.manual_seed(int(seeds[2]))  # from here on the global stream is dropout's
+        self.optimiser = _optimiser(self.model, self.settings)
+        self.steps = math.ceil(len(splits.train) / self.settings.batch_size)
+        self.schedule = _schedule(self.optimiser, self.settings, self.steps)
+        self.average = _average(self.model, self.settings)
+        self.selection = self.settings.selection or ("waf1" if splits.scale == "emotion" else "mae")
+        if self.selection not in metric_names(splits.scale):
+            wanted = ", ".join(metric_names(splits.scale))
+            raise ValueError(f"training.selection: wanted one of {wanted}, got {self.selection!r}")
+        self.history: list[dict[str, float]] = []
+        self.best_epoch, self.best_weights = 0, self.validated.state_dict()
+
+    @property
+    def validated(self) -> nn.Module:
+        """The model that is validated and kept: the trained one, or its moving average."""
+        return self.average.module if self.average else self.model
+
+    @property
+    def epoch(self) -> int:
+        return len(self.history)
+
+    @property
+    def is_done(self) -> bool:
+        return self.epoch >= self.settings.epochs or self.epoch - self.best_epoch >= self.settings.patience
+
+    def run_epoch(self) -> None:
+        began = time.perf_counter()
+        terms = self._train_epoch()
+        prediction = predict(self.validated, self.splits.valid, self.device)
+        valid = score(self.splits, prediction, self.splits.valid.target)
+        rate = self.optimiser.param_groups[-1]["lr"]
+        row = {"epoch": self.epoch + 1, **terms, **{f"valid_{name}": value for name, value in valid.items()}}
+        self.history.append(row | {"learning_rate": rate, "seconds": time.perf_counter() - began})
+        self._judge(valid[self.selection])
+
+    def _judge(self, value: float) -> None:
+        sign = 1 if higher_is_better(self.selection) else -1
+        best = [sign * row[f"valid_{self.selection}"] for row in self.history[:-1]]
+        if self.settings.schedule == "plateau":
+            self.schedule.step(-sign * value)
+        if not best or sign * value > max(best):
+            self.best_epoch = self.epoch
+            self.best_weights = {name: weight.clone() for name, weight in self.validated.state_dict().items()}
+
+    def _train_epoch(self) -> dict[str, float]:
+        self.model.train()
+        sums: dict[str, Tensor] = {}
+        for rows in torch.randperm(len(self.splits.train), generator=self.order).split(self.settings.batch_size):
+            losses = self._step(self.splits.train[rows].trimmed().to(self.device))
+            for name, value in losses.items():
+                sums[name] = sums.get(name, 0) + value * len(rows)
+        return {name: float(total) / len(self.splits.train) for name, total in sums.items()}
+
+    def _step(self, batch: Batch) -> dict[str, Tensor]:
+        with _autocast(self.device, self.settings.precision):
+            representation = self.model(batch)
+        losses = objective(representation, batch, self.config.objective)
+        self.optimiser.zero_grad()
+        losses.total.backward()
+        if self.settings.clip:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip)
+        self.optimiser.step()
+        if self.settings.schedule != "plateau":
+            self.schedule.step()
+        if self.average:
+            self.average.update_parameters(self.model)
+        terms = {name: value for name, value in vars(losses).items() if isinstance(value, Tensor)}
+        return {name: value.detach() for name, value in terms.items()}
+
+    def fitted(self) -> Fitted:
+        model = self.validated
+        model.load_state_dict(self.best_weights)
+        trained = sum(parameter.numel() for parameter in self.model.parameters() if parameter.requires_grad)
+        return Fitted(
+            lambda batch: predict(model, batch, self.device), self.history, self.best_epoch, trained, self.started
+        )
+
+    # --- checkpoints ---
+
+    def _stateful(self) -> dict[str, Any]:
+        parts = {"model": self.model, "optimiser": self.optimiser, "schedule": self.schedule}
+        return parts | ({"average": self.average} if self.average else {})
+
+    def checkpoint(self, folder: Path) -> None:
+        # best.pt first: killed between the two, the epoch is run again and writes the same best.pt once more
+        if self.best_epoch == self.epoch:
+            _save(folder / "best.pt", {"weights": self.best_weights} | _shape(self.model))
+        state = {name: part.state_dict() for name, part in self._stateful().items()}
+        random = {"order": self.order.get_state(), "dropout": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            random["dropout_cuda"] = torch.cuda.get_rng_state(self.device)
+        seconds = time.perf_counter() - self.started
+        progress = {"history": self.history, "best_epoch": self.best_epoch, "seconds": seconds}
+        _save(folder / "last.pt", {"config_hash": self.config.hash()} | state | random | progress)
+        _write_csv(folder / "history.csv", pd.DataFrame(self.history))
+
+    def resume(self, folder: Path) -> None:
+        if not (folder / "last.pt").is_file():
+            return
+        saved = _load(folder / "last.pt", self.device)
+        for name, part in self._stateful().items():
+            part.load_state_dict(saved[name])
+        self.order.set_state(saved["order"].cpu())
+        torch.set_rng_state(saved["dropout"].cpu())
+        if self.device.type == "cuda" and "dropout_cuda" in saved:
+            torch.cuda.set_rng_state(saved["dropout_cuda"].cpu(), self.device)
+        self.history, self.best_epoch = saved["history"], saved["best_epoch"]
+        self.best_weights = _load(folder / "best.pt", self.device)["weights"]
+        self.started -= saved["seconds"]
+
+
+def build_model(config: ExperimentConfig, splits: Splits) -> DecAlign:
+    """The model of an experiment, its modalities and outputs taken from the data where the configuration names none."""
+    modalities = config.model.modalities or splits.modalities
+    return DecAlign(replace(config.model, modalities=modalities, outputs=splits.outputs))
+
+
+@torch.no_grad()
+def predict(model: nn.Module, batch: Batch, device: torch.device | str = "cpu") -> Tensor:
+    """Predictions ``(B, outputs)`` of a batch or a whole split, on the CPU, in evaluation mode."""
+    model.eval()
+    rows = torch.arange(len(batch)).split(EVALUATION_BATCH)
+    return torch.cat([model(batch[part].trimmed().to(device)).prediction.float().cpu() for part in rows])
+
+
+def _optimiser(model: DecAlign, settings: TrainingConfig) -> torch.optim.Optimizer:
+    backbone = [p for p in model.backbones.parameters() if p.requires_grad]
+    ids = {id(p) for p in model.backbones.parameters()}
+    rest = [p for p in model.parameters() if id(p) not in ids]
+    groups = [{"params": backbone, "lr": settings.encoder_learning_rate}] if backbone else []
+    kind = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[settings.optimiser]
+    return kind([*groups, {"params": rest}], lr=settings.learning_rate, weight_decay=settings.weight_decay)
+
+
+def _schedule(optimiser: torch.optim.Optimizer, settings: TrainingConfig, steps: int) -> Any:
+    if settings.schedule == "plateau":
+        return torch.optim.lr_scheduler.ReduceLROnPlateau(
+            optimiser, factor=settings.factor, patience=settings.plateau_patience
+        )
+    total = settings.epochs * steps
+    rise = settings.warmup * total
+
+    def cosine(step: int) -> float:
+        if step < rise:
+            return (step + 1) / (rise + 1)
+        return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - rise) / max(total - rise, 1))))
+
+    shape: Callable[[int], float] = cosine if settings.schedule == "cosine" else lambda step: 1.0
+    return torch.optim.lr_scheduler.LambdaLR(optimiser, shape)
+
+
+def _average(model: nn.Module, settings: TrainingConfig) -> AveragedModel | None:
+    if not settings.average:
+        return None
+    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(settings.average), use_buffers=True)
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(f"device: wanted 'auto', 'cpu' or one that is here, got {name!r} ({reason})") from None
+    return device
+
+
+def _autocast(device: torch.device, precision: str) -> torch.autocast:
+    supported = device.type == "cuda" and torch.cuda.is_bf16_supported()
+    enabled = precision == "bf16" or (precision == "auto" and supported)
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled)
+
+
+@contextmanager
+def _reproducible(settings: TrainingConfig) -> Iterator[None]:
+    """A random state and a number of threads of the run's own; the caller's come back afterwards."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(settings.threads)
+    try:
+        with torch.random.fork_rng():
+            yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+# --- run folders -----------------------------------------------------------------------------------------------------
+
+
+def _prepare(folder: Path, config: ExperimentConfig, resume: bool) -> RunRecord | None:
+    """The finished record that the folder holds, or None after making the folder ready for this configuration."""
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"run_dir: wanted a folder, got the file {folder}")
+    held = folder / "config.json"
+    if held.is_file() and resume:
+        found = ExperimentConfig.from_dict(json.loads(held.read_text(encoding="utf-8"))).hash()
+        if found != config.hash():
+            hint = "take another folder, or start over (--no-resume)"
+            raise ValueError(f"run_dir: {folder} holds configuration {found}, wanted {config.hash()}; {hint}")
+        if (folder / "record.json").is_file():
+            return RunRecord.load(folder / "record.json")
+    else:
+        for name in ("record.json", "last.pt", "best.pt", "history.csv", "predictions.csv"):
+            (folder / name).unlink(missing_ok=True)
+    write_text(held, json.dumps(config.to_dict(), indent=2) + "\n")
+    return None
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished or unfinished run, read back from its folder.
+
+    Attributes:
+        folder: where it lies.
+        config: its configuration.
+        model: the epoch that validation chose, in evaluation mode.
+    """
+
+    folder: Path
+    config: ExperimentConfig
+    model: DecAlign
+
+    @property
+    def record(self) -> RunRecord:
+        """Its record; a run that has not finished has none."""
+        return RunRecord.load(self.folder / "record.json")
+
+    @property
+    def history(self) -> pd.DataFrame:
+        """Losses and validation metrics, a row an epoch."""
+        return pd.read_csv(self.folder / "history.csv")
+
+    def predict(self, batch: Batch) -> Tensor:
+        """Predictions ``(B, outputs)`` of a batch or a whole split."""
+        return predict(self.model, batch, next(self.model.parameters()).device)
+
+
+def load_run(run_dir: str | Path, device: str = "cpu") -> Run:
+    """The run in a folder, ready to predict.
+
+    Raises:
+        ValueError: where the folder holds no run, or its checkpoint cannot be read.
+    """
+    folder = Path(run_dir)
+    if not (folder / "config.json").is_file():
+        raise ValueError(f"run_dir: wanted a run folder with config.json, got {folder}")
+    config = ExperimentConfig.from_dict(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+    if config.method != "decalign":
+        raise ValueError(f"run_dir: {folder} holds the control {config.method!r}, which keeps predictions, no model")
+    if not (folder / "best.pt").is_file():
+        raise ValueError(f"run_dir: {folder} holds no best.pt: no epoch was finished")
+    saved = _load(folder / "best.pt", _device(device))
+    modalities = {m: TextEncoder(**what) if isinstance(what, dict) else what for m, what in saved["modalities"].items()}
+    model = DecAlign(replace(config.model, modalities=modalities, outputs=saved["outputs"]))
+    model.load_state_dict(saved["weights"])
+    return Run(folder, config, model.to(_device(device)).eval())
+
+
+def _shape(model: DecAlign) -> dict[str, Any]:
+    modalities = model.config.modalities.items()
+    plain = {name: asdict(what) if isinstance(what, TextEncoder) else int(what) for name, what in modalities}
+    return {"modalities": plain, "outputs": model.config.outputs}
+
+
+def _save(path: Path, state: dict[str, Any]) -> None:
+    with atomic_path(path) as temporary:
+        torch.save(state, temporary)
+
+
+def _load(path: Path, device: torch.device) -> dict[str, Any]:
+    try:
+        return torch.load(path, map_location=device, weights_only=True)
+    except Exception as error:  # a damaged archive raises anything from EOFError to UnpicklingError
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"{path}: not a readable checkpoint ({reason})") from None
+
+
+def _write_csv(path: Path, table: pd.DataFrame) -> None:
+    with atomic_path(path) as temporary:
+        table.to_csv(temporary, index=False)
+
+
+def _prediction_table(splits: Splits, predictions: dict[str, Tensor]) -> pd.DataFrame:
+    tables = []
+    for split, batch in splits.items():
+        if split not in predictions:
+            continue
+        columns = predictions[split].numpy().T
+        names = ["prediction"] if len(columns) == 1 else [f"logit_{index}" for index in range(len(columns))]
+        known = {"split": split, "id": list(batch.ids), "target": batch.target.numpy()}
+        tables.append(pd.DataFrame(known | dict(zip(names, columns, strict=True))))
+    return pd.concat(tables, ignore_index=True)
