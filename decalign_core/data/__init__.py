@@ -1,4 +1,4 @@
-"""Data sets by name, each as :class:`~decalign_core.types.Splits`: behind this door nobody knows where samples came from.
+"""Data sets by name, each as :class:`~decalign_core.types.Splits`: nothing behind this door knows where they came from.
 
 - ``synthetic``: embedded, planted truth;
 - ``mosi_public``: CMU-MOSI from two public repositories, no login;
@@ -91,7 +91,9 @@ def _load(
     if name == "synthetic":
         splits = generate(SyntheticConfig(task=protocol or "regression"))
     elif name == "mosi_public":
-        splits = load_mosi_public(root, protocol=protocol or "unseen", fold=fold, encoder=encoder)
+        splits = load_mosi_public(
+            root, protocol=protocol or "unseen", fold=fold, encoder=encoder, modalities=list(modalities) or None
+        )
     else:
         splits = load_mmsa(name, root, aligned=aligned, encoder=encoder)
         standardise = ("audio", "vision") if standardise is None else standardise

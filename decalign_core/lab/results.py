@@ -21,7 +21,7 @@ import pandas as pd
 import torch
 from scipy import stats
 
-from decalign_core.files import write_text
+from decalign_core.files import write_string
 from decalign_core.lab.metrics import metric_names
 
 KEYS = ("dataset", "model", "variant")
@@ -77,7 +77,7 @@ class RunRecord:
 
     def save(self, path: str | Path) -> None:
         """Write the record as JSON, atomically."""
-        write_text(path, json.dumps(asdict(self), indent=2) + "\n")
+        write_string(path, json.dumps(asdict(self), indent=2) + "\n")
 
     @classmethod
     def load(cls, path: str | Path) -> RunRecord:

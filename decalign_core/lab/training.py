@@ -28,7 +28,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm.auto import tqdm
 
 from decalign_core.data import load
-from decalign_core.files import atomic_path, write_text
+from decalign_core.files import atomic_path, write_string
 from decalign_core.lab.controls import Predictor, fit_control
 from decalign_core.lab.experiment import ExperimentConfig, TrainingConfig
 from decalign_core.lab.metrics import emotion_metrics, higher_is_better, metric_names, sentiment_metrics
@@ -284,7 +284,8 @@ def _optimiser(model: DecAlign, settings: TrainingConfig) -> torch.optim.Optimiz
     rest = [p for p in model.parameters() if id(p) not in ids]
     groups = [{"params": backbone, "lr": settings.encoder_learning_rate}] if backbone else []
     kind = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[settings.optimiser]
-    return kind([*groups, {"params": rest}], lr=settings.learning_rate, weight_decay=settings.weight_decay)
+    # fused: one kernel for all parameters, where a loop over hundreds of small ones would cost as much as a backward
+    return kind([*groups, {"params": rest}], lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True)
 
 
 def _schedule(optimiser: torch.optim.Optimizer, settings: TrainingConfig, steps: int) -> Any:
@@ -358,7 +359,7 @@ def _prepare(folder: Path, config: ExperimentConfig, resume: bool) -> RunRecord 
     else:
         for name in ("record.json", "last.pt", "best.pt", "history.csv", "predictions.csv"):
             (folder / name).unlink(missing_ok=True)
-    write_text(held, json.dumps(config.to_dict(), indent=2) + "\n")
+    write_string(held, json.dumps(config.to_dict(), indent=2) + "\n")
     return None
 
 

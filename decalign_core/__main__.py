@@ -1,0 +1,255 @@
+"""Command line: ``python -m decalign_core {train,evaluate,tables,data} ...``.
+
+A wrong name, value or path ends with one line on standard error and exit code 2.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from decalign_core import __doc__ as summary_of_the_package
+
+
+class _Parser(argparse.ArgumentParser):
+    """Errors in one line, without the usage text above them; no abbreviated options."""
+
+    def __init__(self, **options: object) -> None:
+        super().__init__(**{"allow_abbrev": False, "formatter_class": argparse.ArgumentDefaultsHelpFormatter} | options)
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    arguments = _parser().parse_args(argv)
+    try:
+        arguments.run(arguments)
+    except (ValueError, OSError, ImportError) as error:
+        print(f"decalign: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("decalign: interrupted; the same command goes on from the last whole epoch", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser() -> _Parser:
+    parser = _Parser(prog="decalign", description=summary_of_the_package.splitlines()[0])
+    commands = parser.add_subparsers(dest="command", required=True, metavar="{train,evaluate,tables,data}")
+    _add_train(_command(commands, "train", _train, "train a model, or go on with a run"))
+    _add_evaluate(_command(commands, "evaluate", _evaluate, "score a finished run again"))
+    _add_tables(_command(commands, "tables", _tables, "tables from run records, and the published ones"))
+    data = commands.add_parser("data", help="convert, check and describe data sets", description="Work on data sets.")
+    _add_data(data.add_subparsers(dest="action", required=True, metavar="{mosi-public,iemocap,check,describe}"))
+    return parser
+
+
+def _command(commands: argparse._SubParsersAction, name: str, run: Callable, text: str) -> argparse.ArgumentParser:
+    parser = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+    parser.set_defaults(run=run)
+    return parser
+
+
+# --- train ---
+
+
+def _add_train(parser: argparse.ArgumentParser) -> None:
+    from decalign_core.data import NAMES
+    from decalign_core.lab.experiment import PRESETS, VARIANTS
+
+    text = {"default": argparse.SUPPRESS}
+    parser.add_argument("--dataset", choices=NAMES, default="synthetic", help="the data set")
+    parser.add_argument("--data-dir", default="data", help="the folder that holds the data sets")
+    parser.add_argument("--protocol", default="", help="the data set's splits or task; its first if not given")
+    parser.add_argument("--fold", type=int, help="a cross-validation fold in place of the stated split")
+    parser.add_argument("--preset", choices=PRESETS, default="default", help="where the settings come from")
+    parser.add_argument("--variant", choices=VARIANTS, default="full", help="a row of Table 3 or 4")
+    parser.add_argument("--method", choices=("decalign", "ridge", "svr"), default="decalign", help="what is fitted")
+    parser.add_argument("--text-encoder", help="a Hugging Face encoder, by name or path", **text)
+    parser.add_argument("--fine-tune", action="store_true", help="train the text encoder along", **text)
+    parser.add_argument("--seed", type=int, help="of initialisation, data order and dropout (default: 1111)", **text)
+    parser.add_argument("--device", help="auto, cpu, cuda, cuda:1, ... (default: auto)", **text)
+    parser.add_argument(
+        "--set",
+        dest="changes",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE",
+        help="any other setting, as --print-config names it, e.g. objective.alpha=0.1",
+    )
+    parser.add_argument("--run-dir", help="the run's folder; runs/DATASET/METHOD-VARIANT-SEED if not given")
+    parser.add_argument("--no-resume", action="store_true", help="start over, whatever the folder holds")
+    parser.add_argument("--print-config", action="store_true", help="print the whole configuration and stop")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+
+
+def _train(arguments: argparse.Namespace) -> None:
+    from decalign_core.lab.experiment import configure, preset, with_variant
+    from decalign_core.lab.training import train
+
+    config = with_variant(preset(arguments.preset, arguments.dataset), arguments.variant)
+    config = configure(_changes(arguments), config)
+    if arguments.print_config:
+        print(json.dumps(config.to_dict(), indent=2))
+        return
+    folder = Path(arguments.run_dir or _run_dir(config))
+    record = train(config, run_dir=folder, resume=not arguments.no_resume, progress=not arguments.quiet)
+    print(f"{record.dataset} · {record.model} · {record.variant} · seed {record.seed} · {record.device}")
+    print(f"epoch {record.best_epoch} of {record.epochs} kept, {record.seconds:.1f} s, {folder / 'record.json'}")
+    _print_metrics({"valid": record.valid, "test": record.test})
+
+
+def _changes(arguments: argparse.Namespace) -> dict[str, object]:
+    changes: dict[str, object] = {"data.root": arguments.data_dir, "method": arguments.method}
+    for pair in arguments.changes:
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise ValueError(f"--set: wanted KEY=VALUE, got {pair!r}")
+        changes[key] = value
+    named = {
+        "protocol": "data.protocol",
+        "fold": "data.fold",
+        "text_encoder": "data.text_encoder",
+        "fine_tune": "data.fine_tune",
+        "seed": "training.seed",
+        "device": "training.device",
+    }
+    given = {key: getattr(arguments, name, None) for name, key in named.items()}
+    return changes | {key: value for key, value in given.items() if value not in (None, "")}
+
+
+def _run_dir(config: object) -> Path:
+    parts = [config.data.dataset, config.data.protocol, "" if config.data.fold is None else f"fold{config.data.fold}"]
+    dataset = "-".join(part for part in parts if part)
+    return Path("runs") / dataset / f"{config.method}-{config.variant}-{config.training.seed}"
+
+
+def _print_metrics(by_split: dict[str, dict[str, float]]) -> None:
+    names = list(next(iter(by_split.values())))
+    print("".join([f"{'':8}", *(f"{name:>11}" for name in names)]))
+    for split, metrics in by_split.items():
+        print("".join([f"{split:8}", *(f"{metrics[name]:11.4f}" for name in names)]))
+
+
+# --- evaluate ---
+
+
+def _add_evaluate(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run_dir", metavar="RUN_DIR", help="the folder of a run")
+    parser.add_argument("--split", choices=("train", "valid", "test"), default="test", help="which split")
+    parser.add_argument("--data-dir", help="the folder that holds the data sets, if it has moved")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, ...")
+
+
+def _evaluate(arguments: argparse.Namespace) -> None:
+    from decalign_core.lab.experiment import configure
+    from decalign_core.lab.training import load_run, load_splits, score
+
+    run = load_run(arguments.run_dir, arguments.device)
+    moved = {} if arguments.data_dir is None else {"data.root": arguments.data_dir}
+    splits = load_splits(configure(moved, run.config))
+    batch = dict(splits.items())[arguments.split]
+    _print_metrics({arguments.split: score(splits, run.predict(batch), batch.target)})
+
+
+# --- tables ---
+
+
+def _add_tables(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("paths", nargs="*", metavar="PATH", help="run folders, folders of runs, or CSV files of runs")
+    parser.add_argument("--published", metavar="NAME", help="a table of the paper: table1 ... table4, figure4, figure7")
+    parser.add_argument("--metrics", nargs="+", help="which metrics, all that there are if not given")
+    parser.add_argument("--format", choices=("text", "csv", "markdown"), default="text", help="how to print it")
+
+
+def _tables(arguments: argparse.Namespace) -> None:
+    from decalign_core.lab.results import collect, published, summary
+
+    if bool(arguments.published) == bool(arguments.paths):
+        raise ValueError("tables: wanted either paths of records or --published NAME")
+    if arguments.published:
+        table = published(arguments.published)
+    else:
+        table = summary(collect(arguments.paths), arguments.metrics)
+    if arguments.format == "csv":
+        print(table.to_csv(index=False), end="")
+    elif arguments.format == "markdown":
+        print(_markdown(table))
+    else:
+        print(table.to_string(index=False, float_format="{:.4f}".format))
+
+
+def _markdown(table: object) -> str:
+    cells = table.map(lambda value: f"{value:.4f}" if isinstance(value, float) else str(value))
+    rows = [list(table.columns), ["---"] * len(table.columns), *cells.values.tolist()]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+# --- data ---
+
+
+def _add_data(actions: argparse._SubParsersAction) -> None:
+    public = _command(actions, "mosi-public", _convert_mosi_public, "convert the public CMU-MOSI files")
+    public.add_argument("--source", required=True, help="the folder that holds bc-lstm/ and cm-bert/")
+    public.add_argument("--out", default="data", help="the data folder to write MOSI-public/ to")
+    emotions = _command(actions, "iemocap", _convert_iemocap, "convert GCNet's IEMOCAP features")
+    emotions.add_argument("--features", required=True, help="the folder with one folder of .npy files a modality")
+    emotions.add_argument("--labels", required=True, help="the label pickle of six emotions")
+    emotions.add_argument("--out", default="data/IEMOCAP/iemocap_data.pkl", help="the file to write")
+    check = _command(actions, "check", _check, "list every defect of an MMSA pickle")
+    check.add_argument("file", metavar="FILE", help="the pickle")
+    describe = _command(actions, "describe", _describe, "what is in a data set")
+    describe.add_argument("name", metavar="NAME", help="the data set")
+    describe.add_argument("--data-dir", default="data", help="the folder that holds the data sets")
+    describe.add_argument("--protocol", default="", help="the data set's splits or task")
+
+
+def _convert_mosi_public(arguments: argparse.Namespace) -> None:
+    from decalign_core.data.mosi_public import convert
+
+    _print_counts(convert(arguments.source, arguments.out))
+    print(f"written to {Path(arguments.out) / 'MOSI-public'}")
+
+
+def _convert_iemocap(arguments: argparse.Namespace) -> None:
+    from decalign_core.data.mmsa import iemocap_from_gcnet
+
+    _print_counts(iemocap_from_gcnet(arguments.features, arguments.labels, arguments.out))
+    print(f"written to {arguments.out}")
+
+
+def _print_counts(counts: dict[str, int]) -> None:
+    for name, count in counts.items():
+        print(f"{name.replace('_', ' '):20}{count:7,}")
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    from decalign_core.data.mmsa import check
+
+    defects = check(arguments.file)
+    for defect in defects:
+        print(defect, file=sys.stderr)
+    if defects:
+        raise ValueError(f"{arguments.file}: {len(defects)} defects")
+    print(f"{arguments.file}: no defects")
+
+
+def _describe(arguments: argparse.Namespace) -> None:
+    from decalign_core.data import describe, load
+
+    splits = load(arguments.name, arguments.data_dir, arguments.protocol)
+    print(splits.name)
+    print(describe(splits).to_string(index=False, float_format="{:.1f}".format))
+    for note in splits.notes:
+        print(note)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
