@@ -12,7 +12,7 @@ The gradient of the trace is half the optimal transport map between the Gaussian
     \qquad \frac{\partial\,\mathrm{Tr}\,X^{1/2}}{\partial \Sigma_q} = \tfrac12 \Sigma_p^{1/2} X^{-1/2} \Sigma_p^{1/2}.
 
 It is finite at repeated eigenvalues, where differentiating the eigenvectors would not be. Where an eigenvalue is 0 the
-gradient of its term is defined as 0.
+gradient of its square root is defined as 0; that of its trace, 1, remains.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ def bures_wasserstein(p: GaussianMixture, q: GaussianMixture) -> Tensor:
     means = (p.means.unsqueeze(-2) - q.means.unsqueeze(-3)).square().sum(-1)
     if p.is_diagonal and q.is_diagonal:
         deviations = _safe_sqrt(p.covariances).unsqueeze(-2) - _safe_sqrt(q.covariances).unsqueeze(-3)
-        return means + deviations.square().sum(-1)
+        traces = _trace_at_zero(p.covariances).unsqueeze(-1) + _trace_at_zero(q.covariances).unsqueeze(-2)
+        return means + deviations.square().sum(-1) + traces
     return means + _bures(_full(p), _full(q))
 
 
@@ -78,6 +79,11 @@ def _roots(matrices: Tensor) -> tuple[Tensor, Tensor]:
     roots = torch.where(positive, values, 0).sqrt()
     inverse = torch.where(positive, torch.where(positive, values, 1).rsqrt(), 0)
     return tuple((vectors * s.unsqueeze(-2)) @ vectors.mT for s in (roots, inverse))
+
+
+def _trace_at_zero(variances: Tensor) -> Tensor:
+    # 0 in value: (sqrt v - sqrt w)^2 keeps of its gradient at v = 0 the part of v, once that of sqrt v is set to 0
+    return torch.where(variances == 0, variances, 0).sum(-1)
 
 
 def _safe_sqrt(variances: Tensor) -> Tensor:

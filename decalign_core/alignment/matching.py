@@ -61,14 +61,25 @@ def moments(z: Tensor) -> Moments:
 
 
 def moment_distance(x: Tensor | Moments, y: Tensor | Moments) -> Tensor:
-    """The bracket of Eq 10 between samples ``(n, p)`` and ``(n', p)``, or between their moments; a scalar."""
+    """The bracket of Eq 10 between samples ``(n, p)`` and ``(n', p)``, or between their moments; a scalar.
+
+    Raises:
+        ValueError: where the widths differ.
+    """
     a, b = (z if isinstance(z, Moments) else moments(z) for z in (x, y))
+    if a.mean.shape != b.mean.shape:
+        raise ValueError(f"y: wanted width {len(a.mean)} as x's, got {len(b.mean)}")
     parts = ((a.mean, b.mean), (a.covariance, b.covariance), (a.skewness, b.skewness))
     return sum((first - second).square().sum() for first, second in parts)
 
 
 def gaussian_kernel(x: Tensor, y: Tensor, bandwidth: float | Tensor) -> Tensor:
-    """Eq 12 between samples ``(n, p)`` and ``(n', p)``: ``(n, n')``; ``bandwidth`` is sigma, in units of x."""
+    """Eq 12 between samples ``(n, p)`` and ``(n', p)``: ``(n, n')``; ``bandwidth`` is sigma, in units of x.
+
+    Raises:
+        ValueError: where the samples are not matrices of one width, or the bandwidth is not positive.
+    """
+    _check(x, y, bandwidth)
     return _kernel(_squared_distances(x, y), bandwidth)
 
 
@@ -82,10 +93,9 @@ def mmd(x: Tensor, y: Tensor, bandwidth: Bandwidth, *, unbiased: bool = False) -
         unbiased: leave out the pairs of a sample with itself; with a single sample the biased mean is taken.
 
     Raises:
-        ValueError: where the samples are not matrices of one width.
+        ValueError: as :func:`gaussian_kernel`.
     """
-    if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1]:
-        raise ValueError(f"y: wanted samples (n', p) beside x {tuple(x.shape)}, got {tuple(y.shape)}")
+    _check(x, y, bandwidth)
     within_x, within_y, between = (_kernel(_squared_distances(a, b), bandwidth) for a, b in ((x, x), (y, y), (x, y)))
     return _within(within_x, unbiased) + _within(within_y, unbiased) - 2 * between.mean()
 
@@ -99,12 +109,25 @@ def median_bandwidth(x: Tensor, y: Tensor) -> Tensor:
         return torch.where(median > 0, median, 1)
 
 
+def _check(x: Tensor, y: Tensor, bandwidth: Bandwidth) -> None:
+    if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1]:
+        raise ValueError(f"y: wanted samples (n', p) beside x {tuple(x.shape)}, got {tuple(y.shape)}")
+    # a tensor may lie on an accelerator: looking at its value would wait for it
+    numbers = [sigma for sigma in _several(bandwidth) if not isinstance(sigma, Tensor)]
+    if not all(sigma > 0 for sigma in numbers):
+        raise ValueError(f"bandwidth: wanted positive numbers, got {numbers}")
+
+
+def _several(bandwidth: Bandwidth) -> Sequence[float | Tensor]:
+    return bandwidth if isinstance(bandwidth, Sequence) else [bandwidth]
+
+
 def _squared_distances(x: Tensor, y: Tensor) -> Tensor:
     return (x.unsqueeze(1) - y.unsqueeze(0)).square().sum(-1)
 
 
 def _kernel(squared: Tensor, bandwidth: Bandwidth) -> Tensor:
-    several = bandwidth if isinstance(bandwidth, Sequence) else [bandwidth]
+    several = _several(bandwidth)
     return sum((-squared / (2 * sigma**2)).exp() for sigma in several) / len(several)
 
 

@@ -159,11 +159,15 @@ def fit(
             starts from the same sample in every modality.
 
     Raises:
-        ValueError: where ``components`` is not within 1 ... N.
+        ValueError: where ``components`` is not within 1 ... N, or ``x`` or ``init`` has another shape.
     """
+    if x.ndim < 2:
+        raise ValueError(f"x: wanted samples (N, d), got shape {tuple(x.shape)}")
     n = x.shape[-2]
     if not 1 <= components <= n:
         raise ValueError(f"components: wanted 1 ... {n}, the number of samples, got {components}")
+    if init is not None and init.means.shape[-2:] != (components, x.shape[-1]):
+        raise ValueError(f"init: wanted means {(components, x.shape[-1])}, got {tuple(init.means.shape)}")
     mixture = _start(x, components, covariance, floor, generator) if init is None else init
     for _ in range(steps):
         mixture = m_step(x, e_step(mixture, x), covariance=covariance, floor=floor)

@@ -130,6 +130,8 @@ def _array(data: Any, dtype: _PickledDtype, shape: Sequence[int], order: str = "
 
 
 def _object_array(items: Any, shape: tuple[int, ...]) -> np.ndarray:
+    if type(items) is not list:
+        raise pickle.UnpicklingError(f"holds an object array made of {type(items).__name__}")
     strange = [type(item).__name__ for item in items if not _is_scalar(item)]
     if strange:
         raise pickle.UnpicklingError(f"holds an object array with {strange[0]} in it, not only strings and numbers")
@@ -181,11 +183,8 @@ class _Unpickler(pickle.Unpickler):
         try:
             return self.allowed[module, name]
         except KeyError:
-            raise DataError(
-                f"refused, nothing executed: wanted NumPy arrays and plain containers, got the name {module}.{name}"[
-                    :300
-                ]
-            ) from None
+            wanted = "wanted NumPy arrays and plain containers"
+            raise DataError(f"refused, nothing executed: {wanted}, got the name {f'{module}.{name}'!r:.200}") from None
 
 
 def _is_scalar(value: object) -> bool:
@@ -232,7 +231,7 @@ def read_pickle(path: str | Path) -> Any:
     except OSError as error:
         raise DataError(f"{path}: wanted a readable file, got {error.strerror or error}") from error
     except Exception as error:  # a damaged or hostile stream can raise nearly anything
-        got = f"{type(error).__name__}: {error} (the file begins with {head!r})" if head else "an empty file"
+        got = f"{type(error).__name__}: {error!s:.200} (the file begins with {head!r})" if head else "an empty file"
         raise DataError(f"{path}: wanted a whole pickle of arrays and plain containers, got {got}") from error
 
 
@@ -506,9 +505,8 @@ def _modality(part: _Part, name: str, attention: np.ndarray | None, frames: int 
 
 def _token_ids(part: _Part, tokens: np.ndarray | None) -> tuple[Tensor, Tensor]:
     if tokens is None:
-        raise part.defect(
-            "text_bert", "this key, for a text encoder reads token ids", f"the keys {sorted(map(str, part.content))}"
-        )
+        keys = sorted(map(str, part.content))
+        raise part.defect("text_bert", "this key, for a text encoder reads token ids", f"the keys {keys}")
     mask = tokens[:, 1] > 0
     return torch.from_numpy(tokens[:, 0] * mask), torch.from_numpy(mask)
 
@@ -664,7 +662,7 @@ def _with_common_targets(reading: _Reading) -> dict[str, Batch]:
 
 
 def check(path: str | Path, dataset: str | None = None) -> list[str]:
-    """Every defect of a file, one line each, none if it can be loaded.
+    """Every defect of a file, one line each; none if :func:`load_mmsa` can load it without an encoder.
 
     Args:
         path: a pickle in the layout of this module.
@@ -681,7 +679,7 @@ def check(path: str | Path, dataset: str | None = None) -> list[str]:
     except DataError as error:
         return [str(error)]
     source = _DATASETS[dataset or _guess(path, tree)]
-    words = source.has_both_forms and str(Path(*path.parts[-2:])) in source.aligned
+    words = source.has_both_forms and f"/{path.as_posix()}".endswith(tuple(f"/{name}" for name in source.aligned))
     return _read(path, tree, source, aligned=words).defects
 
 
@@ -715,19 +713,26 @@ class _Dialogues:
     test: set[str]
 
     def __post_init__(self) -> None:
-        tables = (self.utterances, self.labels, self.speakers, self.sentences)
         for name in sorted(self.train | self.test):
-            counts = [_rows(table.get(name)) for table in tables]
-            if None in counts or len(set(counts)) > 1:
-                wanted = "ids, labels, speakers and sentences of every utterance"
-                raise DataError(f"{self.path}: dialogue {name!r}: wanted {wanted}, got counts {counts}")
-            classes = range(_DATASETS["iemocap"].classes)
-            wrong = [label for label in self.labels[name] if label not in classes]
-            if wrong:
-                raise DataError(f"{self.path}: dialogue {name!r}: wanted classes 0 … {classes[-1]}, got {wrong[0]!r}")
+            self._check_dialogue(name)
         if self.train & self.test or not self.test or len(self.train) < 2:
             got = f"{len(self.train)} and {len(self.test)}, {len(self.train & self.test)} in both"
             raise DataError(f"{self.path}: wanted two training dialogues and a test dialogue at least, got {got}")
+
+    def _check_dialogue(self, name: str) -> None:
+        place = f"{self.path}: dialogue {name!r}"
+        tables = (self.utterances, self.labels, self.speakers, self.sentences)
+        counts = [_rows(table.get(name)) for table in tables]
+        if None in counts or len(set(counts)) > 1:
+            wanted = "ids, labels, speakers and sentences of every utterance"
+            raise DataError(f"{place}: wanted {wanted}, got counts {counts}")
+        classes = range(_DATASETS["iemocap"].classes)
+        wrong = [label for label in self.labels[name] if label not in classes]
+        if wrong:
+            raise DataError(f"{place}: wanted classes 0 … {classes[-1]}, got {wrong[0]!r}")
+        odd = [item for item in self.utterances[name] if not isinstance(item, str) or Path(item).name != item]
+        if odd:
+            raise DataError(f"{place}: wanted utterance ids that name a file, got {odd[0]!r}")
 
 
 def _read_dialogues(path: Path) -> _Dialogues:
@@ -736,13 +741,11 @@ def _read_dialogues(path: Path) -> _Dialogues:
     if type(tree) is not tuple or len(tree) != 6:
         raise DataError(f"{path}: wanted the tuple {wanted}, got {type(tree).__name__} of {_rows(tree)}")
     *tables, train, test = tree
-    if not (all(type(table) is dict for table in tables) and isinstance(train, _NAMES) and isinstance(test, _NAMES)):
+    lists = all(isinstance(names, set | frozenset | list | tuple) for names in (train, test))
+    if not (lists and all(type(table) is dict for table in tables)):
         got = ", ".join(type(item).__name__ for item in tree)
         raise DataError(f"{path}: wanted {wanted} as four dicts and two sets, got {got}")
     return _Dialogues(path, *tables, train=set(train), test=set(test))
-
-
-_NAMES = set | frozenset | list | tuple
 
 
 def iemocap_from_gcnet(
