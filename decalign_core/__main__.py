@@ -7,19 +7,25 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from decalign_core import __doc__ as summary_of_the_package
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from decalign_core.lab.experiment import ExperimentConfig
 
 
 class _Parser(argparse.ArgumentParser):
     """Errors in one line, without the usage text above them; no abbreviated options."""
 
     def __init__(self, **options: object) -> None:
-        super().__init__(**{"allow_abbrev": False, "formatter_class": argparse.ArgumentDefaultsHelpFormatter} | options)
+        super().__init__(**{"allow_abbrev": False} | options)
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
@@ -30,6 +36,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     try:
         arguments.run(arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader, head or less, has closed; nothing is left to say
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (ValueError, OSError, ImportError) as error:
         print(f"decalign: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
@@ -61,20 +70,26 @@ def _command(commands: argparse._SubParsersAction, name: str, run: Callable, tex
 
 def _add_train(parser: argparse.ArgumentParser) -> None:
     from decalign_core.data import NAMES
-    from decalign_core.lab.experiment import PRESETS, VARIANTS
+    from decalign_core.lab.experiment import METHODS, PRESETS, VARIANTS
 
-    text = {"default": argparse.SUPPRESS}
-    parser.add_argument("--dataset", choices=NAMES, default="synthetic", help="the data set")
-    parser.add_argument("--data-dir", default="data", help="the folder that holds the data sets")
-    parser.add_argument("--protocol", default="", help="the data set's splits or task; its first if not given")
-    parser.add_argument("--fold", type=int, help="a cross-validation fold in place of the stated split")
+    given = {"default": argparse.SUPPRESS}  # what is not given stays as the preset has it
+    parser.add_argument("--dataset", choices=NAMES, default="synthetic", help="the data set (default: synthetic)")
+    parser.add_argument("--data-dir", default="data", help="the folder that holds the data sets (default: data)")
+    parser.add_argument("--protocol", help="the data set's splits or task (default: its first)", **given)
+    parser.add_argument("--fold", type=int, help="a cross-validation fold in place of the stated split", **given)
     parser.add_argument("--preset", choices=PRESETS, default="default", help="where the settings come from")
-    parser.add_argument("--variant", choices=VARIANTS, default="full", help="a row of Table 3 or 4")
-    parser.add_argument("--method", choices=("decalign", "ridge", "svr"), default="decalign", help="what is fitted")
-    parser.add_argument("--text-encoder", help="a Hugging Face encoder, by name or path", **text)
-    parser.add_argument("--fine-tune", action="store_true", help="train the text encoder along", **text)
-    parser.add_argument("--seed", type=int, help="of initialisation, data order and dropout (default: 1111)", **text)
-    parser.add_argument("--device", help="auto, cpu, cuda, cuda:1, ... (default: auto)", **text)
+    parser.add_argument(
+        "--variant",
+        choices=VARIANTS,
+        default="full",
+        metavar="NAME",
+        help=f"a row of Table 3 or 4: {', '.join(VARIANTS)}",
+    )
+    parser.add_argument("--method", choices=METHODS, default="decalign", help="what is fitted (default: decalign)")
+    parser.add_argument("--text-encoder", metavar="NAME", help="a Hugging Face encoder, by name or path", **given)
+    parser.add_argument("--fine-tune", action="store_true", help="train the text encoder along", **given)
+    parser.add_argument("--seed", type=int, help="of initialisation, data order and dropout (default: 1111)", **given)
+    parser.add_argument("--device", help="auto, cpu, cuda, cuda:1, ... (default: auto)", **given)
     parser.add_argument(
         "--set",
         dest="changes",
@@ -84,7 +99,7 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
         metavar="KEY=VALUE",
         help="any other setting, as --print-config names it, e.g. objective.alpha=0.1",
     )
-    parser.add_argument("--run-dir", help="the run's folder; runs/DATASET/METHOD-VARIANT-SEED if not given")
+    parser.add_argument("--run-dir", metavar="DIR", help="the run's folder (default: runs/DATASET/METHOD-VARIANT-SEED)")
     parser.add_argument("--no-resume", action="store_true", help="start over, whatever the folder holds")
     parser.add_argument("--print-config", action="store_true", help="print the whole configuration and stop")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
@@ -121,11 +136,10 @@ def _changes(arguments: argparse.Namespace) -> dict[str, object]:
         "seed": "training.seed",
         "device": "training.device",
     }
-    given = {key: getattr(arguments, name, None) for name, key in named.items()}
-    return changes | {key: value for key, value in given.items() if value not in (None, "")}
+    return changes | {key: getattr(arguments, name) for name, key in named.items() if hasattr(arguments, name)}
 
 
-def _run_dir(config: object) -> Path:
+def _run_dir(config: ExperimentConfig) -> Path:
     parts = [config.data.dataset, config.data.protocol, "" if config.data.fold is None else f"fold{config.data.fold}"]
     dataset = "-".join(part for part in parts if part)
     return Path("runs") / dataset / f"{config.method}-{config.variant}-{config.training.seed}"
@@ -165,31 +179,41 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 def _add_tables(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("paths", nargs="*", metavar="PATH", help="run folders, folders of runs, or CSV files of runs")
     parser.add_argument("--published", metavar="NAME", help="a table of the paper: table1 ... table4, figure4, figure7")
-    parser.add_argument("--metrics", nargs="+", help="which metrics, all that there are if not given")
-    parser.add_argument("--format", choices=("text", "csv", "markdown"), default="text", help="how to print it")
+    parser.add_argument("--metrics", nargs="+", metavar="NAME", help="which metrics (default: all that there are)")
+    parser.add_argument("--runs", action="store_true", help="a row a run, not means over them")
+    parser.add_argument("--format", choices=("text", "csv", "markdown"), default="text", help="(default: text)")
 
 
 def _tables(arguments: argparse.Namespace) -> None:
-    from decalign_core.lab.results import collect, published, summary
+    from decalign_core.lab.results import collect, published, summary, wide
 
     if bool(arguments.published) == bool(arguments.paths):
         raise ValueError("tables: wanted either paths of records or --published NAME")
     if arguments.published:
         table = published(arguments.published)
+    elif arguments.runs:
+        table = collect(arguments.paths)
     else:
         table = summary(collect(arguments.paths), arguments.metrics)
-    if arguments.format == "csv":
-        print(table.to_csv(index=False), end="")
-    elif arguments.format == "markdown":
-        print(_markdown(table))
-    else:
-        print(table.to_string(index=False, float_format="{:.4f}".format))
+        table = table if arguments.format == "csv" else wide(table)
+    print(_FORMATS[arguments.format](table), end="")
 
 
-def _markdown(table: object) -> str:
+def _as_text(table: pd.DataFrame) -> str:
+    return table.to_string(index=False, float_format="{:.4f}".format) + "\n"
+
+
+def _as_markdown(table: pd.DataFrame) -> str:
     cells = table.map(lambda value: f"{value:.4f}" if isinstance(value, float) else str(value))
     rows = [list(table.columns), ["---"] * len(table.columns), *cells.values.tolist()]
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+_FORMATS: dict[str, Callable[[pd.DataFrame], str]] = {
+    "text": _as_text,
+    "markdown": _as_markdown,
+    "csv": lambda table: table.to_csv(index=False),
+}
 
 
 # --- data ---
@@ -207,7 +231,7 @@ def _add_data(actions: argparse._SubParsersAction) -> None:
     check.add_argument("file", metavar="FILE", help="the pickle")
     describe = _command(actions, "describe", _describe, "what is in a data set")
     describe.add_argument("name", metavar="NAME", help="the data set")
-    describe.add_argument("--data-dir", default="data", help="the folder that holds the data sets")
+    describe.add_argument("--data-dir", default="data", help="the folder that holds the data sets (default: data)")
     describe.add_argument("--protocol", default="", help="the data set's splits or task")
 
 

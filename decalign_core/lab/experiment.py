@@ -105,6 +105,9 @@ class TrainingConfig:
                 raise ValueError(f"training.{name}: wanted no negative number, got {getattr(self, name)}")
 
 
+METHODS = ("decalign", "ridge", "svr")
+
+
 @dataclass(frozen=True)
 class ExperimentConfig:
     """Data, model, objective and training of one run.
@@ -121,7 +124,7 @@ class ExperimentConfig:
     model: DecAlignConfig = field(default_factory=DecAlignConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
-    method: Literal["decalign", "ridge", "svr"] = "decalign"
+    method: Literal[METHODS] = "decalign"
     variant: str = "full"
 
     def __post_init__(self) -> None:

@@ -148,6 +148,15 @@ def summary(runs: pd.DataFrame, metrics: Sequence[str] | None = None, confidence
     return pd.DataFrame(rows)
 
 
+def wide(table: pd.DataFrame) -> pd.DataFrame:
+    """A :func:`summary` for reading: a row a group, a column a metric, ``mean ± half the interval``."""
+    half = (table["high"] - table["low"]) / 2
+    shown = [f"{mean:.3f}" + ("" if pd.isna(h) else f" ± {h:.3f}") for mean, h in zip(table["mean"], half, strict=True)]
+    columns = list(dict.fromkeys(table["metric"]))
+    pivoted = table.assign(shown=shown).pivot(index=[*KEYS, "n"], columns="metric", values="shown")
+    return pivoted[columns].fillna("").reset_index().rename_axis(columns=None)
+
+
 def _metric_columns(runs: pd.DataFrame) -> list[str]:
     known = dict.fromkeys(name for scale in ("mosi", "sims", "emotion") for name in metric_names(scale))
     return [name for name in known if name in runs.columns]
