@@ -1,4 +1,4 @@
-"""The book's inline checks: one line that says what was compared and how close it came, or a failed cell.
+"""Inline checks: one line that says what was compared and how close it came, or a failed cell.
 
 A check computes the difference itself, so a cell cannot print a number that it did not measure:
 
