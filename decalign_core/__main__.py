@@ -199,7 +199,7 @@ def _tables(arguments: argparse.Namespace) -> None:
     print(_FORMATS[arguments.format](table), end="")
 
 
-def _as_text(table: pd.DataFrame) -> str:
+def _as_plain(table: pd.DataFrame) -> str:
     return table.to_string(index=False, float_format="{:.4f}".format) + "\n"
 
 
@@ -210,7 +210,7 @@ def _as_markdown(table: pd.DataFrame) -> str:
 
 
 _FORMATS: dict[str, Callable[[pd.DataFrame], str]] = {
-    "text": _as_text,
+    "text": _as_plain,
     "markdown": _as_markdown,
     "csv": lambda table: table.to_csv(index=False),
 }

@@ -222,9 +222,15 @@ def _cosine(first: Tensor, second: Tensor, mask: Tensor | None) -> Tensor:
     blocks = (_accurate(part) for part in (first, second))
     valid = (part if mask is None else part.where(mask.unsqueeze(-1), 0) for part in blocks)
     a, b = (part.flatten(1) for part in valid)
-    squared_norms = a.square().sum(1) * b.square().sum(1)
-    defined = squared_norms > 0
-    return torch.where(defined, (a * b).sum(1) / torch.where(defined, squared_norms, 1).sqrt(), 0)
+    return (_unit(a) * _unit(b)).sum(1)
+
+
+def _unit(x: Tensor) -> Tensor:
+    # divided by its largest entry first, so that no scale of the features under- or overflows when squared
+    largest = x.detach().abs().amax(dim=1, keepdim=True)
+    scaled = x / torch.where(largest > 0, largest, 1)
+    squared_norm = scaled.square().sum(dim=1, keepdim=True)
+    return scaled / torch.where(squared_norm > 0, squared_norm, 1).sqrt()
 
 
 @dataclass(frozen=True)

@@ -53,8 +53,7 @@ def moments(z: Tensor) -> Moments:
     centred = z - mean
     covariance = centred.mT @ centred / max(len(z) - 1, 1)
     variance = centred.square().mean(dim=0)
-    # a coordinate that does not vary leaves rounding errors of its mean, not a shape
-    varies = variance > (torch.finfo(z.dtype).eps * mean.detach().abs()).square()
+    varies = z.amax(dim=0) > z.amin(dim=0)  # the variance of equal numbers is that of their mean's rounding, not 0
     cubed = torch.where(varies, variance, 1).pow(1.5)
     skewness = torch.where(varies, centred.pow(3).mean(dim=0) / cubed, 0)
     return Moments(mean, covariance, skewness)

@@ -89,7 +89,8 @@ def m_step(x: Tensor, responsibilities: Tensor, *, covariance: str = "diag", flo
     if responsibilities.shape[:-1] != x.shape[:-1]:
         raise ValueError(f"responsibilities: wanted {tuple(x.shape[:-1])} samples, got {tuple(responsibilities.shape)}")
     mass = responsibilities.sum(dim=-2)  # (K,)
-    empty = mass < torch.finfo(x.dtype).tiny
+    # far below any sample's rounding, yet far enough above the smallest number that gradients divided by it are finite
+    empty = mass < torch.finfo(x.dtype).tiny ** 0.75
     share = responsibilities / torch.where(empty, 1, mass).unsqueeze(-2)
     share = torch.where(empty.unsqueeze(-2), 1 / x.shape[-2], share)  # an empty component takes the batch's statistics
     means = share.mT @ x

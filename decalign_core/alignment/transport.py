@@ -116,16 +116,16 @@ def sinkhorn(
         ValueError: where shapes disagree, or (unless ``tolerance`` is None) values are out of range.
     """
     _check(cost, marginals, look=tolerance is not None)
+    if (tolerance is not None or not isinstance(epsilon, Tensor)) and not epsilon > 0:
+        raise ValueError(f"epsilon: wanted a positive number, got {float(epsilon)}")
     if iterations < 1:
         raise ValueError(f"iterations: wanted at least 1, got {iterations}")
     with torch.no_grad():
         scale = torch.as_tensor(epsilon, dtype=cost.dtype, device=cost.device)
-        if tolerance is not None and not scale > 0:
-            raise ValueError(f"epsilon: wanted a positive number, got {float(scale)}")
         fixed = tuple(marginal.detach() for marginal in marginals)
         log_plan, scaled, rounds = _iterate(-cost.detach() / scale, fixed, iterations, tolerance)
         potentials = tuple(scale * potential for potential in scaled)
-    return Transport(log_plan.exp(), potentials, scale, cost, fixed, rounds, tolerance or 1e-6)
+    return Transport(log_plan.exp(), potentials, scale, cost, fixed, rounds, 1e-6 if tolerance is None else tolerance)
 
 
 def _iterate(

@@ -20,14 +20,11 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import os
 import re
-import threading
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise, permutations
 from pathlib import Path
-from typing import BinaryIO
 from zipfile import BadZipFile
 
 import numpy as np
@@ -37,6 +34,7 @@ from torch import Tensor
 
 from decalign_core.data.mmsa import DataError
 from decalign_core.data.preparation import standardised
+from decalign_core.files import atomic_path
 from decalign_core.nn.text import TextEncoder, encode
 from decalign_core.types import Batch, Splits
 
@@ -89,8 +87,10 @@ def convert(source: str | Path, out: str | Path) -> dict[str, int]:
     features, table["seen"] = _features(source, len(table))
     table[["score", "split"]] = _scores(source, table)
     folder = Path(out) / FOLDER
-    _write(folder / "features.npz", lambda file: np.savez(file, **features))
-    _write(folder / "utterances.csv", lambda file: table.to_csv(file, index=False, lineterminator="\n"))
+    with atomic_path(folder / "features.npz") as temporary:
+        np.savez(temporary, **features)
+    with atomic_path(folder / "utterances.csv") as temporary:
+        table.to_csv(temporary, index=False, lineterminator="\n")
     return _counts(table)
 
 
@@ -352,20 +352,9 @@ def _cached_states(encoder: TextEncoder, texts: list[str], folder: Path) -> tupl
     path = folder / f"states-{digest.hexdigest()}.npy"
     if not path.is_file():
         states, _ = encode(encoder, texts)
-        _write(path, lambda file: np.save(file, states.numpy()))
+        with atomic_path(path) as temporary:
+            np.save(temporary, states.numpy())
     return torch.from_numpy(np.load(path, allow_pickle=False)), mask
-
-
-def _write(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Write a file as a whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
-    try:
-        with open(temporary, "wb") as file:
-            write(file)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _name(protocol: str, encoder: TextEncoder | None) -> str:

@@ -1,6 +1,6 @@
 """Figures of the book in one style: functions of a record and an axis, that draw and return the axis.
 
-The palette is Okabe and Ito's, told apart by colour-blind readers; figures keep a light ground of their own, so that they
+The palette is Okabe and Ito's, told apart by colour-blind readers; figures keep a light ground of their own, so they
 read the same in both themes of the book.
 """
 

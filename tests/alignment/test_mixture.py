@@ -357,6 +357,22 @@ def test_gradient_through_the_steps_is_the_finite_difference(given_start, covari
 
 
 @both_forms
+def test_gradient_stops_at_the_floor(covariance):
+    """Some variances above the floor, some raised to it: the finite difference says what passes."""
+    x = np.random.default_rng(25).normal(size=(7, 3)) * np.array([2.0, 1.0, 0.05])
+    w = torch.as_tensor(np.random.default_rng(26).dirichlet(np.ones(2), size=7))
+    free = m_step(torch.as_tensor(x), w, covariance=covariance, floor=TINY).covariances
+    spectrum = torch.linalg.eigvalsh(free) if covariance == "full" else free
+    assert (spectrum < 0.05).any()
+    assert (spectrum > 0.15).any()
+
+    def through(samples):
+        return m_step(samples, w, covariance=covariance, floor=0.1).covariances
+
+    assert torch.autograd.gradcheck(through, torch.as_tensor(x).requires_grad_())
+
+
+@both_forms
 def test_gradient_of_log_joint_and_responsibilities(covariance):
     x, start = problem(23, samples=5, width=2, components=3, covariance=covariance)
     inputs = [torch.as_tensor(part).requires_grad_() for part in (x, *start)]
