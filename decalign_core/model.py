@@ -56,7 +56,7 @@ class DecAlignConfig:
     outputs: int = 1
     width: int = 64
     heads: int = 8
-    layers: int = 2
+    layers: int = 1
     kernel_size: int = 1
     latent_width: int | None = None
     decoupled: bool = True
@@ -69,7 +69,7 @@ class DecAlignConfig:
     feedforward_dropout: float = 0.1
     residual_dropout: float = 0.1
     embedding_dropout: float = 0.1
-    output_dropout: float = 0.1
+    output_dropout: float = 0.5
 
     def __post_init__(self) -> None:
         for name in ("outputs", "width", "heads", "kernel_size"):

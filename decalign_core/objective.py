@@ -34,12 +34,12 @@ class ObjectiveConfig:
     """Weights of Eq 13 and the choices that the paper leaves open or that training needs.
 
     Attributes:
-        task: regression loss; integer targets take cross-entropy whatever it says.
+        task: regression loss, the paper's being "mse"; integer targets take cross-entropy whatever it says.
         binary_weight: weight, within the task, of a cross-entropy on the sign of non-zero scores (official code, SIMS).
         decoupling_weight: weight of Eq 1; the paper's is 1.
         alpha: weight of Eq 9.
         beta: weight of Eq 10 and 11.
-        contrastive_weight: weight of the supervised contrastive term.
+        contrastive_weight: weight of the supervised contrastive term, which Eq 13 does not have.
         transport_weight: weight of the transport term within Eq 9.
         prototype_weight: weight of the prototype term within Eq 9.
         semantic_weight: weight of Eq 10 beside Eq 11.
@@ -65,12 +65,12 @@ class ObjectiveConfig:
         temperature: of the contrastive term.
     """
 
-    task: Literal["mse", "mae", "smooth_l1"] = "mse"
+    task: Literal["mse", "mae", "smooth_l1"] = "smooth_l1"
     binary_weight: float = 0.0
     decoupling_weight: float = 1.0
     alpha: float = 0.05
     beta: float = 0.05
-    contrastive_weight: float = 0.0
+    contrastive_weight: float = 0.05
     transport_weight: float = 1.0
     prototype_weight: float = 1.0
     semantic_weight: float = 1.0
@@ -106,6 +106,8 @@ class ObjectiveConfig:
     def letter(cls, **changes: object) -> ObjectiveConfig:
         """The paper's equations as printed; what it gives no value for (K, lambda, sigma) is the official code's."""
         printed = {
+            "task": "mse",
+            "contrastive_weight": 0.0,
             "penalty": "signed",
             "covariance": "full",
             "relative_epsilon": False,

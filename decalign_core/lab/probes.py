@@ -98,21 +98,34 @@ def readout(
         Columns ``part, modality, factor, r2``. ``factor`` is "common", "own" (this modality's unique factor) or "other"
         (the unique factors of the other modalities); R² is the mean over the factor's coordinates.
     """
-    columns, kinds = _columns(truth), _columns(held_truth)
+    factors, names = _side_by_side(truth)
+    held_factors, _ = _side_by_side(held_truth)
     rows = []
     for part, by_modality in parts.items():
-        for name, features in by_modality.items():
-            scores = held_out_r2(features, columns[0], held_parts[part][name], kinds[0])
+        for modality, features in by_modality.items():
+            scores = held_out_r2(features, factors, held_parts[part][modality], held_factors)
             rows += [
-                {"part": part, "modality": name, "factor": factor, "r2": float(scores[chosen].mean())}
-                for factor, chosen in _groups(columns[1], name).items()
-                if chosen.any()
+                {"part": part, "modality": modality, "factor": factor, "r2": float(scores[chosen].mean())}
+                for factor, chosen in _groups(names, modality).items()
             ]
     return pd.DataFrame(rows)
 
 
-def _columns(truth: ByModality) -> tuple[Tensor, np.ndarray]:
-    """All factors side by side (N, k), and the name of each column."""
+def separation(table: pd.DataFrame) -> float:
+    """How far a :func:`readout` of the parts "unique" and "common" is from a tie, averaged over modalities.
+
+    The mean of two differences of R²: the common factor from the common part less from the unique part, and the own
+    unique factor from the unique part less from the common part. 0 where both parts carry the same, negative where they
+    are swapped; a perfect split reaches the mean of the two R² that the features allow.
+    """
+    r2 = table.groupby(["part", "factor"])["r2"].mean()
+    common = r2["common", "common"] - r2["unique", "common"]
+    own = r2["unique", "own"] - r2["common", "own"]
+    return float(common + own) / 2
+
+
+def _side_by_side(truth: ByModality) -> tuple[Tensor, np.ndarray]:
+    """All planted factors as columns (N, k), and the name of each column."""
     planted = {key: values for key, values in truth.items() if key == "common" or key.startswith("unique/")}
     names = np.repeat(list(planted), [values.shape[1] for values in planted.values()])
     return torch.cat(list(planted.values()), dim=1), names
