@@ -258,8 +258,10 @@ def _check(arguments: argparse.Namespace) -> None:
     from decalign_core.data.mmsa import check
 
     defects = check(arguments.file)
+    if len(defects) == 1:
+        raise ValueError(defects[0])
     for defect in defects:
-        print(defect, file=sys.stderr)
+        print(defect)
     if defects:
         raise ValueError(f"{arguments.file}: {len(defects)} defects")
     print(f"{arguments.file}: no defects")

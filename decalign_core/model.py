@@ -75,6 +75,11 @@ class DecAlignConfig:
         for name in ("outputs", "width", "heads", "kernel_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"model.{name}: wanted at least 1, got {getattr(self, name)}")
+        if self.latent_width is not None and self.latent_width < 1:
+            raise ValueError(f"model.latent_width: wanted at least 1, got {self.latent_width}")
+        for name, what in self.modalities.items():
+            if not isinstance(what, TextEncoder) and what < 1:
+                raise ValueError(f"model.modalities: wanted a width of at least 1 for {name!r}, got {what}")
         if self.layers < 0:
             raise ValueError(f"model.layers: wanted at least 0, got {self.layers}")
         if self.width % self.heads:
@@ -171,8 +176,7 @@ class DecAlign(nn.Module):
         batch = batch.trimmed()
         unique, _ = self._split({name: self._project(name, batch) for name in self.projections})
         return {
-            name: self.transformers[name].attention_maps(unique[name], *self._contexts(name, unique, batch.masks))
-            for name in unique
+            name: self.transformers[name].attention_maps(*self._attended(name, unique, batch.masks)) for name in unique
         }
 
     def _project(self, name: str, batch: Batch) -> Tensor:
@@ -188,12 +192,13 @@ class DecAlign(nn.Module):
         return unique, {name: self.common_encoder(x) for name, x in projected.items()}
 
     def _refine(self, name: str, unique: ByModality, masks: ByModality) -> Tensor:
-        contexts, context_masks = self._contexts(name, unique, masks)
-        return self.transformers[name](unique[name], contexts, masks[name], context_masks)
+        return self.transformers[name](*self._attended(name, unique, masks))
 
-    def _contexts(self, name: str, unique: ByModality, masks: ByModality) -> tuple[list[Tensor], list[Tensor]]:
-        others = [other for other in unique if other != name] if self.config.cross_modal else [name]
-        return [unique[other] for other in others], [masks[other] for other in others]
+    def _attended(
+        self, name: str, unique: ByModality, masks: ByModality
+    ) -> tuple[Tensor, list[Tensor], Tensor, list[Tensor]]:
+        others = [other for other in unique if other != name] if self.config.cross_modal else []
+        return unique[name], [unique[other] for other in others], masks[name], [masks[other] for other in others]
 
     def _check(self, batch: Batch) -> None:
         wanted = self.config.modalities

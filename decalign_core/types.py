@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -158,9 +159,13 @@ class Splits:
 
     def fingerprint(self) -> str:
         """Hexadecimal digest of every id, target, mask and feature of the three splits."""
+        return self._digest
+
+    @cached_property
+    def _digest(self) -> str:
         digest = hashlib.sha256()
         for split, batch in self.items():
-            digest.update(f"{split}{len(batch)}{'|'.join(batch.ids)}".encode())
+            digest.update(f"{split}{list(batch.ids)!r}".encode())
             tensors = {"target": batch.target, **{f"x {m}": x for m, x in batch.features.items()}}
             tensors |= {f"m {m}": mask for m, mask in batch.masks.items()}
             for name in sorted(tensors):

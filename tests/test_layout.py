@@ -63,8 +63,14 @@ def test_no_cycles():
     ("room", "forbidden"),
     [
         ("decalign_core.model", ["decalign_core.objective", "decalign_core.alignment", "decalign_core.lab"]),
-        ("decalign_core.objective", ["decalign_core.model", "decalign_core.nn", "decalign_core.lab", "decalign_core.data"]),
-        ("decalign_core.alignment", [f"decalign_core.{x}" for x in ("model", "objective", "nn", "data", "lab", "types")]),
+        (
+            "decalign_core.objective",
+            ["decalign_core.model", "decalign_core.nn", "decalign_core.lab", "decalign_core.data"],
+        ),
+        (
+            "decalign_core.alignment",
+            [f"decalign_core.{x}" for x in ("model", "objective", "nn", "data", "lab", "types")],
+        ),
         ("decalign_core.data", ["decalign_core.model", "decalign_core.objective", "decalign_core.lab"]),
         ("decalign_core.nn", [f"decalign_core.{x}" for x in ("model", "objective", "alignment", "data", "lab")]),
         ("decalign_core.types", [f"decalign_core.{x}" for x in ("model", "objective", "alignment", "data", "lab")]),
@@ -88,7 +94,17 @@ def test_only_training_meets_model_and_objective():
 
 
 def test_alignment_needs_only_torch():
-    allowed = {"__future__", "collections", "dataclasses", "itertools", "math", "typing", "torch", "numpy", "decalign_core"}
+    allowed = {
+        "__future__",
+        "collections",
+        "dataclasses",
+        "itertools",
+        "math",
+        "typing",
+        "torch",
+        "numpy",
+        "decalign_core",
+    }
     for name, path in modules().items():
         if name.startswith("decalign_core.alignment"):
             extra = {"scipy"} if name.endswith("transport") else set()

@@ -71,6 +71,10 @@ def load(
         raise ValueError(f"protocol: wanted {wanted}, got {protocol!r}")
     if fold is not None and name != "mosi_public":
         raise ValueError(f"fold: wanted none for {name}, got {fold}")
+    if clip_percentiles and not (
+        len(clip_percentiles) == 2 and 0 <= min(clip_percentiles) <= max(clip_percentiles) <= 100
+    ):
+        raise ValueError(f"clip_percentiles: wanted two percentiles in [0, 100], got {tuple(clip_percentiles)}")
     if text_encoder and name == "synthetic":
         raise ValueError("text_encoder: wanted none for synthetic, which has no texts")
     encoder = TextEncoder(text_encoder, fine_tune=fine_tune) if text_encoder else None
@@ -97,11 +101,13 @@ def _load(
     else:
         splits = load_mmsa(name, root, aligned=aligned, encoder=encoder)
         standardise = ("audio", "vision") if standardise is None else standardise
-    splits = _kept(splits, modalities)
-    if not standardise:
-        return splits
-    names = [modality for modality in standardise if modality in splits.train.features]
-    return standardised(splits, names, tuple(clip_percentiles) or None)
+    unknown = set(standardise or ()) - set(splits.train.features) - set(splits.encoders)
+    kept = _kept(splits, modalities)
+    names = [modality for modality in standardise or () if modality in kept.train.features]
+    if unknown and not modalities:
+        wanted = ", ".join(splits.train.features)
+        raise ValueError(f"standardise: wanted some of {wanted}, got {', '.join(sorted(unknown))}")
+    return standardised(kept, names, tuple(clip_percentiles) or None) if names else kept
 
 
 def _kept(splits: Splits, modalities: Sequence[str]) -> Splits:

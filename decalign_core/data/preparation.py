@@ -54,7 +54,7 @@ class _Standardiser:
 
     def __call__(self, values: Tensor, mask: Tensor) -> Tensor:
         result = (np.clip(values.double().numpy(), self.low, self.high) - self.mean) * self.scale
-        return torch.from_numpy(result).float() * mask.unsqueeze(-1)
+        return torch.from_numpy(result).float().where(mask.unsqueeze(-1), 0)
 
 
 def _apply(batch: Batch, maps: dict[str, _Standardiser]) -> Batch:

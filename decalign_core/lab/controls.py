@@ -36,8 +36,10 @@ def fit_control(method: str, splits: Splits) -> Predictor:
     Classification takes their classifying twins.
 
     Raises:
-        ValueError: where a modality holds token ids.
+        ValueError: for another method, and where a modality holds token ids.
     """
+    if method not in ("ridge", "svr"):
+        raise ValueError(f"method: wanted 'ridge' or 'svr', got {method!r}")
     if splits.encoders:
         raise ValueError(f"method: {method} wanted float features, got token ids for {sorted(splits.encoders)}")
     candidates = _candidates(method, classify=splits.task == "classification")
@@ -61,4 +63,6 @@ def _averages(batch: Batch) -> np.ndarray:
 def _prediction(model: Pipeline, batch: Batch, outputs: int) -> Tensor:
     x = _averages(batch)
     values = model.decision_function(x) if outputs > 1 else model.predict(x)
+    if outputs == 2:  # scikit-learn gives two classes one decision value
+        values = np.stack([-values, values], axis=1)
     return torch.from_numpy(np.asarray(values, dtype=np.float32)).view(len(batch), -1)

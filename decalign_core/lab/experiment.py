@@ -9,12 +9,14 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from typing import Any, Literal
 
 from jsonargparse import ArgumentError, ArgumentParser
 
+from decalign_core.data import NAMES
 from decalign_core.model import DecAlignConfig
 from decalign_core.objective import ObjectiveConfig
 
@@ -97,6 +99,9 @@ class TrainingConfig:
         for name in ("epochs", "batch_size", "learning_rate", "encoder_learning_rate", "patience", "threads"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"training.{name}: wanted a positive number, got {getattr(self, name)}")
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise ValueError(f"training.{name}: wanted one of {', '.join(choices)}, got {getattr(self, name)!r}")
         for name in ("warmup", "average", "factor"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"training.{name}: wanted a number in [0, 1), got {getattr(self, name)}")
@@ -105,6 +110,11 @@ class TrainingConfig:
                 raise ValueError(f"training.{name}: wanted no negative number, got {getattr(self, name)}")
 
 
+_CHOICES = {
+    "optimiser": ("adamw", "adam"),
+    "schedule": ("cosine", "plateau", "constant"),
+    "precision": ("auto", "float32", "bf16"),
+}
 METHODS = ("decalign", "ridge", "svr")
 
 
@@ -117,7 +127,7 @@ class ExperimentConfig:
         variant: the name of the ablation row, for the record; :func:`with_variant` sets what it stands for.
 
     Raises:
-        ValueError: for more prototypes than a batch has samples.
+        ValueError: for another method, and for more prototypes than a batch has samples.
     """
 
     data: DataConfig = field(default_factory=DataConfig)
@@ -128,6 +138,8 @@ class ExperimentConfig:
     variant: str = "full"
 
     def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise ValueError(f"method: wanted one of {', '.join(METHODS)}, got {self.method!r}")
         if self.objective.components > self.training.batch_size:
             wanted = f"at most training.batch_size = {self.training.batch_size}"
             raise ValueError(f"objective.components: wanted {wanted}, got {self.objective.components}")
@@ -139,11 +151,13 @@ class ExperimentConfig:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ExperimentConfig:
         """The configuration that :meth:`to_dict` gave; unknown names are errors."""
+        if not isinstance(values, Mapping):
+            raise ValueError(f"configuration: wanted a mapping, got {type(values).__name__}")
         return configure(_flat(values))
 
     def hash(self) -> str:
         """Hexadecimal digest of all that a result depends on: everything but folder and device."""
-        values = self.to_dict()
+        values = ExperimentConfig.from_dict(self.to_dict()).to_dict()  # 0 and 0.0 are one setting
         values["data"].pop("root")
         values["training"].pop("device")
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
@@ -175,13 +189,18 @@ def configure(changes: Mapping[str, Any], base: ExperimentConfig | None = None) 
 def _one_line(error: Exception, changes: Mapping[str, Any]) -> str:
     text = " ".join(str(error).split())
     key = next((key for key in sorted(changes, key=len, reverse=True) if f"experiment.{key}" in text), "configuration")
-    wanted = text.partition("Expected a ")[2].partition(". Got")[0] or text
+    kinds = dict.fromkeys(re.findall(r"Expected an? (.+?)(?:\. Got|\.? Given| - |$)", text))
+    plain = [kind.replace("<class '", "").replace("'>", "").replace("typing.", "") for kind in kinds]
     got = f", got {changes[key]!r}" if key in changes else ""
-    return f"{key}: wanted {wanted.removeprefix('<class ').removesuffix('>').replace('typing.', '')}{got}"
+    return f"{key}: wanted {' or '.join(plain) or text}{got}"
 
 
 def _spelled(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+    return value if isinstance(value, str) else json.dumps(value, default=_plain)
+
+
+def _plain(value: Any) -> Any:
+    return asdict(value) if is_dataclass(value) else value.item()  # a text encoder, or a NumPy scalar
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -407,10 +426,12 @@ def preset(name: str = "default", dataset: str = "synthetic") -> ExperimentConfi
     itself follows: the official code's choices, or the paper's letter (:meth:`ObjectiveConfig.letter`).
 
     Raises:
-        ValueError: for another name than those of ``PRESETS``.
+        ValueError: for another name than those of ``PRESETS``, or no data set.
     """
     if name not in PRESETS:
         raise ValueError(f"preset: wanted one of {', '.join(PRESETS)}, got {name!r}")
+    if dataset not in NAMES:
+        raise ValueError(f"dataset: wanted one of {', '.join(NAMES)}, got {dataset!r}")
     base = {"data.dataset": dataset}
     if name == "default":
         return configure(base | OWN.get(dataset, {}))

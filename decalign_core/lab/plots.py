@@ -102,7 +102,7 @@ def matrix(
     cells = _numbers(values)
     limit = np.abs(cells).max()
     options = {"cmap": DIVERGING, "vmin": -limit, "vmax": limit} if diverging else {"cmap": SEQUENTIAL}
-    image = ax.imshow(cells, aspect="auto", **options)
+    image = ax.imshow(cells, aspect="auto", interpolation="nearest", **options)
     ax.figure.colorbar(image, ax=ax, label=label)
     ax.grid(False)
     ax.set(xlabel=x, ylabel=y)

@@ -91,7 +91,7 @@ class RunRecord:
             return cls(**{f.name: values[f.name] for f in fields(cls)})
         except FileNotFoundError:
             raise ValueError(f"{path}: no such record") from None
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError) as error:  # no JSON, no UTF-8 or other fields
             raise ValueError(f"{path}: not a run record ({type(error).__name__}: {error})") from None
 
     def row(self) -> dict[str, Any]:
@@ -128,16 +128,25 @@ def _read(path: Path) -> pd.DataFrame:
 
 
 def _is_table(path: Path) -> bool:
-    return set(COLUMNS) <= set(pd.read_csv(path, nrows=0).columns)
+    try:
+        return set(COLUMNS) <= set(pd.read_csv(path, nrows=0).columns)
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError):
+        return False
 
 
 def summary(runs: pd.DataFrame, metrics: Sequence[str] | None = None, confidence: float = 0.95) -> pd.DataFrame:
     """Number of runs, mean, standard deviation and interval of each metric by dataset, model and variant.
 
+    Raises:
+        ValueError: for a metric that no run has.
+
     The interval is Student's, over runs (seeds and folds); it is empty with a single run. Long format: a row per
     group and metric, columns ``n, mean, sd, low, high``.
     """
     names = list(metrics or [name for name in _metric_columns(runs) if runs[name].notna().any()])
+    unknown = [name for name in names if name not in runs.columns]
+    if unknown:
+        raise ValueError(f"metrics: wanted some of {', '.join(_metric_columns(runs))}, got {', '.join(unknown)}")
     groups = runs.groupby(list(KEYS), sort=False)
     rows = [
         dict(zip(KEYS, key, strict=True)) | {"metric": name} | _interval(group[name].dropna(), confidence)
@@ -153,8 +162,9 @@ def wide(table: pd.DataFrame) -> pd.DataFrame:
     half = (table["high"] - table["low"]) / 2
     shown = [f"{mean:.3f}" + ("" if pd.isna(h) else f" ± {h:.3f}") for mean, h in zip(table["mean"], half, strict=True)]
     columns = list(dict.fromkeys(table["metric"]))
-    pivoted = table.assign(shown=shown).pivot(index=[*KEYS, "n"], columns="metric", values="shown")
-    return pivoted[columns].fillna("").reset_index().rename_axis(columns=None)
+    pivoted = table.assign(shown=shown).pivot(index=list(KEYS), columns="metric", values="shown")[columns].fillna("")
+    pivoted.insert(0, "n", table.groupby(list(KEYS))["n"].max())
+    return pivoted.reset_index().rename_axis(columns=None)
 
 
 def _metric_columns(runs: pd.DataFrame) -> list[str]:

@@ -66,6 +66,7 @@ def train(
     if folder is not None:
         finished = _prepare(folder, config, resume)
         if finished is not None:
+            _check_data(folder, finished.data_hash, splits)
             return finished
     splits = splits or load_splits(config)
     device = _device(config.training.device)
@@ -237,7 +238,7 @@ class _Trainer:
         return parts | ({"average": self.average} if self.average else {})
 
     def checkpoint(self, folder: Path) -> None:
-        # best.pt first: killed between the two, the epoch is run again and writes the same best.pt once more
+        # last.pt last: killed before it, the epoch is run again and writes the same other files once more
         if self.best_epoch == self.epoch:
             _save(folder / "best.pt", {"weights": self.best_weights} | _shape(self.model))
         state = {name: part.state_dict() for name, part in self._stateful().items()}
@@ -246,13 +247,14 @@ class _Trainer:
             random["dropout_cuda"] = torch.cuda.get_rng_state(self.device)
         seconds = time.perf_counter() - self.started
         progress = {"history": self.history, "best_epoch": self.best_epoch, "seconds": seconds}
-        _save(folder / "last.pt", {"config_hash": self.config.hash()} | state | random | progress)
         _write_csv(folder / "history.csv", pd.DataFrame(self.history))
+        _save(folder / "last.pt", {"data_hash": self.splits.fingerprint()} | state | random | progress)
 
     def resume(self, folder: Path) -> None:
         if not (folder / "last.pt").is_file():
             return
         saved = _load(folder / "last.pt", self.device)
+        _check_data(folder, saved["data_hash"], self.splits)
         for name, part in self._stateful().items():
             part.load_state_dict(saved[name])
         self.order.set_state(saved["order"].cpu())
@@ -350,7 +352,7 @@ def _prepare(folder: Path, config: ExperimentConfig, resume: bool) -> RunRecord 
         raise ValueError(f"run_dir: wanted a folder, got the file {folder}")
     held = folder / "config.json"
     if held.is_file() and resume:
-        found = ExperimentConfig.from_dict(json.loads(held.read_text(encoding="utf-8"))).hash()
+        found = _read_config(held).hash()
         if found != config.hash():
             hint = "take another folder, or start over (--no-resume)"
             raise ValueError(f"run_dir: {folder} holds configuration {found}, wanted {config.hash()}; {hint}")
@@ -361,6 +363,11 @@ def _prepare(folder: Path, config: ExperimentConfig, resume: bool) -> RunRecord 
             (folder / name).unlink(missing_ok=True)
     write_string(held, json.dumps(config.to_dict(), indent=2) + "\n")
     return None
+
+
+def _check_data(folder: Path, data_hash: str, splits: Splits | None) -> None:
+    if splits is not None and splits.fingerprint() != data_hash:
+        raise ValueError(f"run_dir: {folder} was run on data {data_hash}, wanted {splits.fingerprint()}")
 
 
 @dataclass(frozen=True)
@@ -401,7 +408,7 @@ def load_run(run_dir: str | Path, device: str = "cpu") -> Run:
     folder = Path(run_dir)
     if not (folder / "config.json").is_file():
         raise ValueError(f"run_dir: wanted a run folder with config.json, got {folder}")
-    config = ExperimentConfig.from_dict(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+    config = _read_config(folder / "config.json")
     if config.method != "decalign":
         raise ValueError(f"run_dir: {folder} holds the control {config.method!r}, which keeps predictions, no model")
     if not (folder / "best.pt").is_file():
@@ -411,6 +418,13 @@ def load_run(run_dir: str | Path, device: str = "cpu") -> Run:
     model = DecAlign(replace(config.model, modalities=modalities, outputs=saved["outputs"]))
     model.load_state_dict(saved["weights"])
     return Run(folder, config, model.to(_device(device)).eval())
+
+
+def _read_config(path: Path) -> ExperimentConfig:
+    try:
+        return ExperimentConfig.from_dict(json.loads(path.read_text(encoding="utf-8")))
+    except ValueError as error:
+        raise ValueError(f"{path}: not a configuration ({error})") from None
 
 
 def _shape(model: DecAlign) -> dict[str, Any]:

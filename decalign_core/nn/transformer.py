@@ -6,7 +6,7 @@ keys and values,
 .. math:: \mathrm{softmax}\big(Q K^T / \sqrt{d_h}\big) V, \qquad
     Q = X_m W_Q, \quad K = X_{\ne m} W_K, \quad V = X_{\ne m} W_V .
 
-With a modality's own frames as keys and values the same module is a self-attention transformer of equal size.
+Without other modalities it attends to its own frames: a self-attention transformer of equal size.
 Keys outside their mask get no weight in any layer; a query whose keys are all masked receives 0 from the attention.
 """
 
@@ -65,27 +65,36 @@ class CrossModalTransformer(nn.Module):
         """Refined queries ``(B, T, d)``, 0 where ``query_mask`` ``(B, T)`` is False.
 
         The contexts ``(B, S_i, d)`` with their masks ``(B, S_i)`` are attended to together; each starts at position 0,
-        so that one's padding does not move the next.
+        so that one's padding does not move the next. Without any context the queries attend to themselves, in each
+        layer as the layer before refined them.
         """
-        x, keys, mask = self._embed(queries), *self._joined(contexts, context_masks)
+        x, keys, mask = self._start(queries, contexts, query_mask, context_masks)
         for layer in self.layers:
-            x = layer(x, keys, mask)
+            x = layer(x, x if keys is None else keys, mask)
         return self.norm(x).where(query_mask.unsqueeze(-1), 0)
 
     @torch.no_grad()
     def attention_maps(
-        self, queries: Tensor, contexts: Sequence[Tensor], context_masks: Sequence[Tensor]
+        self, queries: Tensor, contexts: Sequence[Tensor], query_mask: Tensor, context_masks: Sequence[Tensor]
     ) -> list[Tensor]:
         """Weights ``(B, heads, T, S_1 + S_2 + ...)`` that each layer really uses, the mask honoured in all of them."""
-        x, keys, mask = self._embed(queries), *self._joined(contexts, context_masks)
+        x, keys, mask = self._start(queries, contexts, query_mask, context_masks)
         maps = []
         for layer in self.layers:
-            maps.append(layer.attention_map(x, keys, mask))
-            x = layer(x, keys, mask)
+            seen = x if keys is None else keys
+            maps.append(layer.attention_map(x, seen, mask))
+            x = layer(x, seen, mask)
         return maps
 
-    def _joined(self, contexts: Sequence[Tensor], masks: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        return torch.cat([self._embed(context) for context in contexts], dim=1), torch.cat(list(masks), dim=1)
+    def _start(
+        self, queries: Tensor, contexts: Sequence[Tensor], query_mask: Tensor, context_masks: Sequence[Tensor]
+    ) -> tuple[Tensor, Tensor | None, Tensor]:
+        """What the first layer takes: queries, keys (None for the queries themselves) and the mask of the keys."""
+        x = self._embed(queries)
+        if not contexts:
+            return x, None, query_mask
+        keys = torch.cat([self._embed(context) for context in contexts], dim=1)
+        return x, keys, torch.cat(list(context_masks), dim=1)
 
     def _embed(self, x: Tensor) -> Tensor:
         embedded = self.scale * x

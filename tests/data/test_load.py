@@ -1,0 +1,233 @@
+"""The door to the data sets, and the preparation that is fitted on the training split alone."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from decalign_core.data import NAMES, PROTOCOLS, DataError, describe, load, standardised
+from decalign_core.data.synthetic import SyntheticConfig, generate
+from decalign_core.nn.text import TextEncoder
+from decalign_core.types import Batch, Splits
+
+
+@pytest.fixture(scope="module")
+def synthetic():
+    return load("synthetic")
+
+
+def tiny(train=6, valid=3, test=4, seed=0):
+    """Two float modalities, one of token ids; random lengths, one sample without "low"."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def batch(samples):
+        lengths = torch.randint(1, 6, (samples, 1), generator=generator)
+        mask = torch.arange(5) < lengths
+        low = mask.clone()
+        low[0] = False
+        scale = torch.tensor([1.0, 10.0, 0.1])
+        return Batch(
+            {
+                "low": 3 + scale * torch.randn(samples, 5, 3, generator=generator),
+                "high": torch.randn(samples, 5, 2, generator=generator) - 50,
+                "words": torch.randint(0, 9, (samples, 5), generator=generator),
+            },
+            {"low": low, "high": mask, "words": mask},
+            torch.randn(samples, generator=generator),
+            [f"v$_${index}" for index in range(samples)],
+        )
+
+    return Splits(batch(train), batch(valid), batch(test), encoders={"words": TextEncoder("any")})
+
+
+# --- load ---
+
+
+def test_names_are_those_of_the_design():
+    assert set(NAMES) == {"synthetic", "mosi", "mosei", "sims", "iemocap", "mosi_public"}
+    assert set(PROTOCOLS) == set(NAMES)
+
+
+def test_synthetic_is_the_generators(synthetic):
+    assert synthetic.fingerprint() == generate().fingerprint()
+    assert synthetic.name == "synthetic" and synthetic.task == "regression" and synthetic.outputs == 1
+    named = load("synthetic", "nowhere", "regression")
+    assert named.fingerprint() == synthetic.fingerprint()
+    classes = load("synthetic", protocol="classification")
+    assert classes.name == "synthetic/classification" and classes.outputs == 6 and classes.scale == "emotion"
+    assert classes.fingerprint() == generate(SyntheticConfig(task="classification")).fingerprint()
+
+
+def test_modalities_are_kept_in_the_wanted_order(synthetic):
+    some = load("synthetic", modalities=["vision", "text"])
+    for split, batch in some.items():
+        whole = dict(synthetic.items())[split]
+        assert list(batch.features) == list(batch.masks) == ["vision", "text"]
+        assert torch.equal(batch.features["vision"], whole.features["vision"])
+        assert torch.equal(batch.target, whole.target)
+    assert list(some.modalities) == ["vision", "text"]
+
+
+def test_standardising_by_name_touches_no_other_modality(synthetic):
+    some = load("synthetic", standardise=("audio",))
+    wanted = standardised(synthetic, ["audio"])
+    assert some.fingerprint() == wanted.fingerprint()
+    assert torch.equal(some.test.features["text"], synthetic.test.features["text"])
+    assert not torch.equal(some.test.features["audio"], synthetic.test.features["audio"])
+    clipped = load("synthetic", standardise=("audio",), clip_percentiles=(5, 95))
+    assert clipped.fingerprint() == standardised(synthetic, ["audio"], (5, 95)).fingerprint() != some.fingerprint()
+
+
+def test_standardising_what_was_not_kept_is_no_fault():
+    assert list(load("synthetic", modalities=["text", "vision"], standardise=("audio",)).modalities) == [
+        "text",
+        "vision",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"name": "mosy"}, r"^dataset: wanted one of synthetic, .* got 'mosy'$"),
+        ({"name": ""}, r"^dataset: wanted .* got ''$"),
+        (
+            {"name": "synthetic", "protocol": "unseen"},
+            r"^protocol: wanted one of regression, classification, got 'unseen'$",
+        ),
+        ({"name": "mosi", "protocol": "unseen"}, r"^protocol: wanted none for mosi, got 'unseen'$"),
+        ({"name": "synthetic", "fold": 0}, r"^fold: wanted none for synthetic, got 0$"),
+        ({"name": "synthetic", "text_encoder": "bert"}, r"^text_encoder: wanted none for synthetic"),
+        (
+            {"name": "synthetic", "modalities": ["smell"]},
+            r"^modalities: wanted some of text, audio, vision, got smell$",
+        ),
+        ({"name": "synthetic", "standardise": ["smell"]}, r"^standardise: wanted .*text.* got '?smell"),
+        (
+            {"name": "synthetic", "standardise": ["text"], "clip_percentiles": [5.0]},
+            r"^clip_percentiles: wanted .* got",
+        ),
+        (
+            {"name": "synthetic", "standardise": ["text"], "clip_percentiles": [5.0, 101.0]},
+            r"^clip_percentiles: wanted .* got",
+        ),
+    ],
+)
+def test_wrong_options_are_named(options, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        load(**options)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["mosi", "mosei", "sims", "iemocap", "mosi_public"])
+def test_missing_files_are_one_line(name, tmp_path):
+    with pytest.raises(DataError) as caught:
+        load(name, tmp_path)
+    assert isinstance(caught.value, ValueError)
+    assert str(tmp_path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+# --- describe ---
+
+
+def test_description_counts_by_hand():
+    splits = tiny()
+    table = describe(splits)
+    assert list(table["split"]) == ["train"] * 3 + ["valid"] * 3 + ["test"] * 3
+    assert list(table["modality"]) == ["low", "high", "words"] * 3
+    for _, row in table.iterrows():
+        mask = dict(splits.items())[row["split"]].masks[row["modality"]]
+        lengths = [int(sum(sample)) for sample in mask.tolist()]
+        assert row["samples"] == len(lengths)
+        assert row["mean frames"] == pytest.approx(sum(lengths) / len(lengths))
+        assert row["most frames"] == max(lengths)
+        assert row["absent"] == lengths.count(0)
+    assert list(table["width"][:3]) == [3, 2, "any"]
+    assert list(table["absent"][table["modality"] == "low"]) == [1, 1, 1]
+
+
+# --- standardised ---
+
+
+def frames(splits, split, name):
+    batch = dict(splits.items())[split]
+    return batch.features[name][batch.masks[name]]
+
+
+def test_valid_training_frames_get_mean_zero_and_variance_one():
+    splits = tiny(train=40)
+    result = standardised(splits)
+    for name in ("low", "high"):
+        values = frames(result, "train", name).double()
+        assert values.mean(0).abs().max() <= 1e-5
+        assert (values.std(0, correction=0) - 1).abs().max() <= 1e-5
+    assert torch.equal(result.train.features["words"], splits.train.features["words"])
+
+
+def test_other_splits_take_the_training_splits_map():
+    splits = tiny(train=20)
+    result = standardised(splits, ["low"])
+    raw = frames(splits, "train", "low").double().numpy()
+    for split, batch in result.items():
+        wanted = (frames(splits, split, "low").double().numpy() - raw.mean(0)) / raw.std(0)
+        assert np.abs(frames(result, split, "low").numpy() - wanted).max() <= 1e-4
+        assert batch.features["low"][~batch.masks["low"]].eq(0).all()
+        assert torch.equal(batch.features["high"], dict(splits.items())[split].features["high"])
+        assert batch.features["low"].dtype == torch.float32
+
+
+def test_clipping_comes_before_the_statistics():
+    splits = tiny(train=40)
+    result = standardised(splits, ["low"], (10, 90))
+    raw = frames(splits, "train", "low").double().numpy()
+    low, high = np.percentile(raw, 10, axis=0), np.percentile(raw, 90, axis=0)
+    cut = np.clip(raw, low, high)
+    for split in ("train", "test"):
+        wanted = (np.clip(frames(splits, split, "low").double().numpy(), low, high) - cut.mean(0)) / cut.std(0)
+        assert np.abs(frames(result, split, "low").numpy() - wanted).max() <= 1e-4
+
+
+def test_constant_columns_become_zero():
+    splits = tiny()
+    features = splits.train.features["low"].clone()
+    features[..., 1] = 7.0
+    train = replace(splits.train, features={**splits.train.features, "low": features})
+    result = standardised(replace(splits, train=train), ["low"])
+    for _, batch in result.items():
+        assert batch.features["low"].isfinite().all() and batch.features["low"][..., 1].eq(0).all()
+
+
+@pytest.mark.parametrize("bad", [1e6, float("nan"), float("inf"), float("-inf")])
+def test_padding_never_enters(bad):
+    splits = tiny()
+
+    def spoiled(batch):
+        x = batch.features["low"].where(batch.masks["low"].unsqueeze(-1), bad)
+        return replace(batch, features={**batch.features, "low": x})
+
+    other = replace(splits, **{split: spoiled(batch) for split, batch in splits.items()})
+    for percentiles in (None, (5, 95)):
+        wanted, got = standardised(splits, ["low"], percentiles), standardised(other, ["low"], percentiles)
+        for (_, one), (_, two) in zip(wanted.items(), got.items(), strict=True):
+            assert torch.equal(one.features["low"], two.features["low"])
+
+
+def test_the_test_split_never_enters():
+    one, two = tiny(), tiny(test=9)
+    two = replace(two, train=one.train, valid=one.valid)
+    assert torch.equal(standardised(one).train.features["low"], standardised(two).train.features["low"])
+    assert torch.equal(standardised(one).valid.features["high"], standardised(two).valid.features["high"])
+
+
+def test_a_modality_absent_from_training_is_left_alone():
+    splits = tiny()
+    nothing = torch.zeros_like(splits.train.masks["low"])
+    splits = replace(splits, train=replace(splits.train, masks=splits.train.masks | {"low": nothing}))
+    result = standardised(splits)
+    assert torch.equal(result.test.features["low"], splits.test.features["low"])
+
+
+@pytest.mark.parametrize("name", ["smell", "words"])
+def test_unknown_modalities_are_named(name):
+    with pytest.raises(ValueError, match=rf"^standardise: wanted modalities among \['low', 'high'\], got '{name}'$"):
+        standardised(tiny(), [name])

@@ -1,0 +1,390 @@
+"""Configurations as data: names, types, identity, variants and presets."""
+
+import json
+from dataclasses import asdict, fields, is_dataclass, replace
+
+import numpy as np
+import pytest
+
+from decalign_core.data import NAMES
+from decalign_core.lab.experiment import (
+    PRESETS,
+    VARIANTS,
+    DataConfig,
+    ExperimentConfig,
+    TrainingConfig,
+    configure,
+    preset,
+    with_variant,
+)
+from decalign_core.model import DecAlignConfig
+from decalign_core.nn.text import TextEncoder
+from decalign_core.objective import ObjectiveConfig
+
+
+def flat(config):
+    """Dotted names to values; what a mapping such as the dropouts holds stays whole."""
+    values = {}
+    for field in fields(config):
+        value = getattr(config, field.name)
+        if is_dataclass(value):
+            values |= {f"{field.name}.{inner.name}": getattr(value, inner.name) for inner in fields(value)}
+        else:
+            values[field.name] = value
+    return values
+
+
+def changes(one, two):
+    first, second = flat(one), flat(two)
+    return {key: second[key] for key in first if first[key] != second[key]}
+
+
+# --- configure ---
+
+
+def test_no_arguments_are_needed():
+    assert configure({}) == ExperimentConfig() == preset()
+    assert ExperimentConfig().data == DataConfig() and ExperimentConfig().objective == ObjectiveConfig()
+
+
+@pytest.mark.parametrize(
+    ("key", "given", "wanted"),
+    [
+        ("training.epochs", "3", 3),
+        ("training.epochs", 3, 3),
+        ("training.learning_rate", "2e-4", 2e-4),
+        ("training.learning_rate", 1, 1.0),
+        ("training.schedule", "plateau", "plateau"),
+        ("model.decoupled", "false", False),
+        ("model.decoupled", "true", True),
+        ("model.latent_width", "16", 16),
+        ("model.latent_width", "null", None),
+        ("model.attention_dropout", "0.25", 0.25),
+        ("model.attention_dropout", '{"text": 0.1, "audio": 0.0}', {"text": 0.1, "audio": 0.0}),
+        ("model.attention_dropout", {"text": 0.1}, {"text": 0.1}),
+        ("model.modalities", {"a": 3, "b": 4}, {"a": 3, "b": 4}),
+        ("objective.bandwidth", "median", "median"),
+        ("objective.bandwidth", "2", 2.0),
+        ("objective.bandwidth_multiples", "[1, 2]", (1.0, 2.0)),
+        ("objective.sinkhorn_tolerance", None, None),
+        ("data.fold", "2", 2),
+        ("data.modalities", '["text", "audio"]', ("text", "audio")),
+        ("data.modalities", ("text", "audio"), ("text", "audio")),
+        ("data.standardise", [], ()),
+        ("data.protocol", "", ""),
+        ("data.text_encoder", "123", "123"),
+        ("data.root", "a folder=with: signs", "a folder=with: signs"),
+        ("method", "ridge", "ridge"),
+    ],
+)
+def test_values_may_be_texts(key, given, wanted):
+    got = flat(configure({key: given}))[key]
+    assert got == wanted and type(got) is type(wanted)
+
+
+def test_only_what_is_named_changes():
+    modalities = {"a": 3, "b": TextEncoder("x")}
+    base = replace(configure({"training.epochs": 7}), model=DecAlignConfig(modalities, width=32))
+    other = configure({"objective.alpha": 0.2, "model.modalities": {"c": 1, "d": 2}}, base)
+    assert changes(base, other) == {"objective.alpha": 0.2, "model.modalities": {"c": 1, "d": 2}}
+    assert base.model.modalities == modalities, "the base is left as it was"
+    assert configure({"objective.alpha": 0.2}, base).model == base.model
+    mapped = configure({"model.input_dropout": {"text": 0.5, "audio": 0.1}})
+    assert configure({"model.input_dropout": {"text": 0.0}}, mapped).model.input_dropout == {"text": 0.0}
+    assert configure({"model.input_dropout": 0.1}, mapped).model.input_dropout == 0.1
+
+
+def test_values_may_be_of_the_fields_type():
+    modalities = {"a": 3, "b": TextEncoder("x", fine_tune=True)}
+    assert configure({"model.modalities": modalities}).model.modalities == modalities
+
+
+def test_values_may_be_numpys():
+    config = configure({"objective.alpha": np.float64(0.2), "training.seed": np.int64(3)})
+    assert (config.objective.alpha, config.training.seed) == (0.2, 3)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("training.epoch", 3, r"^training\.epoch: no such setting, did you mean training\.epochs\?$"),
+        ("learning_rate", 3, r"^learning_rate: no such setting, did you mean training\.learning_rate\?$"),
+        ("objective.alhpa", 3, r"did you mean objective\.alpha\?$"),
+        ("objective", {}, r"^objective: no such setting"),
+        ("", 1, r"^: no such setting"),
+        ("training.epochs", "many", r"^training\.epochs: wanted .*int.*, got 'many'$"),
+        ("training.epochs", 2.5, r"^training\.epochs: wanted .*int.*, got 2\.5$"),
+        ("training.schedule", "linear", r"^training\.schedule: wanted .*cosine.*plateau.*constant.*, got 'linear'$"),
+        ("model.decoupled", "maybe", r"^model\.decoupled: wanted .*bool.*, got 'maybe'$"),
+        ("data.fold", "x", r"^data\.fold: wanted .*, got 'x'$"),
+        ("data.modalities", "text", r"^data\.modalities: wanted .*, got 'text'$"),
+        ("method", "lasso", r"^method: wanted .*decalign.*ridge.*svr.*, got 'lasso'$"),
+        ("model.heads", 7, r"^model\.heads: wanted a divisor of width 64, got 7$"),
+        ("objective.epsilon", 0, r"^objective\.epsilon: wanted a positive number, got 0"),
+        ("training.batch_size", 0, r"^training\.batch_size: wanted a positive number, got 0$"),
+        ("training.warmup", 1, r"^training\.warmup: wanted a number in \[0, 1\), got 1"),
+        ("training.average", -0.1, r"^training\.average: wanted a number in \[0, 1\), got -0\.1$"),
+        ("training.seed", -1, r"^training\.seed: wanted no negative number, got -1$"),
+    ],
+)
+def test_faults_are_one_line(key, value, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        configure({key: value})
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("data.fold", "x"), ("objective.bandwidth", "wide"), ("model.input_dropout", "much")]
+)
+def test_messages_about_alternatives_can_be_read(key, value):
+    with pytest.raises(ValueError, match=rf"^{key}: wanted ") as caught:
+        configure({key: value})
+    assert not any(noise in str(caught.value) for noise in ("<class", "Given value type", "Expected", "- "))
+
+
+def test_more_prototypes_than_samples_of_a_batch():
+    with pytest.raises(ValueError, match=r"^objective\.components: wanted at most training\.batch_size = 4, got 7$"):
+        configure({"training.batch_size": 4})
+    assert configure({"training.batch_size": 4, "objective.components": 4}).objective.components == 4
+    with pytest.raises(ValueError, match=r"^objective\.components"):
+        ExperimentConfig(objective=ObjectiveConfig(components=33))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: TrainingConfig(optimiser="sgd"),
+        lambda: TrainingConfig(schedule="linear"),
+        lambda: TrainingConfig(precision="float16"),
+        lambda: ExperimentConfig(method="lasso"),
+    ],
+)
+def test_choices_are_held_without_configure_too(make):
+    with pytest.raises(ValueError, match="wanted .* got"):
+        make()
+
+
+# --- identity ---
+
+ODD = ExperimentConfig(
+    DataConfig(fold=2, modalities=("a", "b"), standardise=(), clip_percentiles=(0.5, 99.5)),
+    DecAlignConfig({"a": 3, "b": TextEncoder("folder", True, 20)}, input_dropout={"a": 0.5}, latent="off"),
+    ObjectiveConfig.letter(alpha=0.3, bandwidth="median", sinkhorn_tolerance=None),
+    TrainingConfig(seed=5, selection="corr", precision="bf16"),
+    "ridge",
+    "no_mmd",
+)
+
+
+@pytest.mark.parametrize("config", [ExperimentConfig(), ODD, preset("official", "sims"), preset("paper", "mosei")])
+def test_round_trip_through_json(config):
+    values = json.loads(json.dumps(config.to_dict()))
+    again = ExperimentConfig.from_dict(values)
+    assert again == config
+    assert again.hash() == config.hash()
+    assert again.to_dict() == values
+
+
+def test_integers_for_numbers_are_the_same_configuration():
+    """clip=0 is how the docstring says "do not clip": such a run must be found again by its hash."""
+    config = ExperimentConfig(training=TrainingConfig(clip=0, weight_decay=0), objective=ObjectiveConfig(alpha=1))
+    assert ExperimentConfig.from_dict(config.to_dict()) == config
+    assert ExperimentConfig.from_dict(config.to_dict()).hash() == config.hash()
+
+
+def test_unknown_names_in_a_file_are_errors():
+    for values in ({"data": {"nope": 1}}, {"nope": 1}, {"training": {"epochs": 2, "epoch": 2}}):
+        with pytest.raises(ValueError, match="no such setting"):
+            ExperimentConfig.from_dict(values)
+    with pytest.raises(TypeError, match="nope"):
+        TrainingConfig(nope=1)
+
+
+def test_partial_files_take_the_defaults():
+    assert ExperimentConfig.from_dict({"training": {"epochs": 2}}) == configure({"training.epochs": 2})
+
+
+def test_hash_leaves_out_folder_and_device():
+    hashed = ExperimentConfig().hash()
+    assert len(hashed) == 16 and int(hashed, 16) >= 0
+    assert configure({"data.root": "/elsewhere", "training.device": "cuda:1"}).hash() == hashed
+
+
+OTHER = {
+    "data.dataset": "mosi",
+    "data.protocol": "classification",
+    "data.fold": 1,
+    "data.modalities": ["text", "audio"],
+    "data.text_encoder": "bert",
+    "data.standardise": [],
+    "data.clip_percentiles": [1.0, 99.0],
+    "model.modalities": {"a": 1, "b": 2},
+    "model.heads": 4,
+    "model.width": 32,
+    "model.latent_width": 4,
+    "model.latent": "off",
+    "objective.task": "mae",
+    "objective.penalty": "signed",
+    "objective.covariance": "full",
+    "objective.sinkhorn_tolerance": None,
+    "objective.bandwidth": 1.0,
+    "objective.bandwidth_multiples": [1.0],
+    "training.optimiser": "adam",
+    "training.schedule": "constant",
+    "training.selection": "corr",
+    "training.precision": "float32",
+    "method": "svr",
+    "variant": "other",
+}
+
+
+def another(key, value):
+    if key in OTHER:
+        return OTHER[key]
+    if isinstance(value, bool):
+        return not value
+    return value / 2 if isinstance(value, float) and value else value + 1 if isinstance(value, int) else 0.25
+
+
+@pytest.mark.parametrize(
+    "key", [key for key in flat(ExperimentConfig()) if key not in ("data.root", "training.device")]
+)
+def test_hash_sees_everything_else(key):
+    base = ExperimentConfig()
+    other = configure({key: another(key, flat(base)[key])})
+    assert list(changes(base, other)) == [key]
+    assert other.hash() != base.hash()
+
+
+# --- variants: Tables 3 and 4 ---
+
+TRANSPORT = {"objective.transport_weight": 0.0, "objective.prototype_weight": 0.0}
+OWN_FRAMES = {"model.cross_modal": False}
+SEMANTIC, MMD = {"objective.semantic_weight": 0.0}, {"objective.mmd_weight": 0.0}
+UNSPLIT = {"model.decoupled": False, "objective.decoupling_weight": 0.0}
+ROWS = {
+    "full": {},
+    "no_proto_ot": TRANSPORT,
+    "no_ct_transformer": OWN_FRAMES,
+    "no_ct_contrastive": {"objective.contrastive_weight": 0.0},
+    "no_sem": SEMANTIC,
+    "no_mmd": MMD,
+    "no_hete": TRANSPORT | OWN_FRAMES,
+    "no_hete_keep_transformer": TRANSPORT,
+    "no_homo": SEMANTIC | MMD,
+    "no_hete_homo": TRANSPORT | OWN_FRAMES | SEMANTIC | MMD,
+    "no_mfd": TRANSPORT | OWN_FRAMES | SEMANTIC | MMD | UNSPLIT,
+}
+
+
+def test_all_rows_are_there():
+    assert set(VARIANTS) == set(ROWS)
+
+
+@pytest.mark.parametrize("variant", ROWS)
+def test_a_variant_is_its_named_difference(variant):
+    full = configure({"objective.contrastive_weight": 0.01, "model.width": 32})
+    wanted = ROWS[variant] | ({} if variant == "full" else {"variant": variant})
+    assert changes(full, with_variant(full, variant)) == wanted
+    assert with_variant(full, "full") == full
+
+
+def test_unknown_variants_are_named():
+    with pytest.raises(ValueError, match=r"^variant: wanted one of full, .*no_mfd.*, got 'no_ot'$"):
+        with_variant(ExperimentConfig(), "no_ot")
+
+
+# --- presets ---
+
+
+@pytest.mark.parametrize("dataset", NAMES)
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_exist_for_every_data_set(name, dataset):
+    config = preset(name, dataset)
+    assert config.data.dataset == dataset and config.variant == "full" and config.method == "decalign"
+    if dataset in ("synthetic", "mosi_public"):
+        assert config.data.text_encoder == "" and not config.data.fine_tune
+    assert ExperimentConfig.from_dict(config.to_dict()).hash() == config.hash()
+
+
+SIMS_ATTENTION = {"text": 0.4, "audio": 0.3, "vision": 0.1}
+# The official code at 6fa8df9: width, heads, layers, kernel, batch, rates, epochs, patience, alpha, beta, CT, K
+OFFICIAL = {
+    "mosi": (64, 8, 5, 1, 32, 6e-5, 6e-5, 18, 6, 0.05, 0.07, 0.003, 7),
+    "mosei": (64, 8, 4, 5, 128, 5e-5, 1e-5, 16, 5, 0.005, 0.0, 0.001, 7),
+    "sims": (32, 8, 4, 5, 24, 3.5e-5, 7.5e-6, 55, 11, 0.0175, 0.0525, 0.01, 7),
+    "iemocap": (48, 4, 4, 1, 32, 1e-4, 1e-4, 50, 5, 0.05, 0.05, 0.0, 6),
+}
+NUMBERS = (
+    *("model.width", "model.heads", "model.layers", "model.kernel_size", "training.batch_size"),
+    *("training.learning_rate", "training.encoder_learning_rate", "training.epochs", "training.patience"),
+    *("objective.alpha", "objective.beta", "objective.contrastive_weight", "objective.components"),
+)
+
+
+@pytest.mark.parametrize("dataset", OFFICIAL)
+def test_official_numbers(dataset):
+    values = flat(preset("official", dataset))
+    assert {key: values[key] for key in NUMBERS} == dict(zip(NUMBERS, OFFICIAL[dataset], strict=True))
+    assert values["training.weight_decay"] == 0.005
+    assert values["training.clip"] == (0.5 if dataset == "sims" else 0.6)
+    # its method: squared cosine, costs and moments per coordinate, its kernel, no positions, norm after the block
+    assert values["objective.penalty"] == "squared" and values["objective.covariance"] == "diag"
+    assert values["objective.epsilon"] == 0.1 and not values["objective.relative_epsilon"]
+    assert values["objective.sinkhorn_iterations"] == 50 and values["objective.em_steps"] == 5
+    assert values["objective.bandwidth"] == 1.0 and values["objective.bandwidth_multiples"] == (1.0,)
+    assert values["model.latent"] == "per_modality"
+    assert not values["model.positions"] and not values["model.norm_first"]
+    assert values["training.optimiser"] == "adam" and values["training.schedule"] == "plateau"
+
+
+def test_official_particulars():
+    sims, mosei, mosi = (preset("official", name) for name in ("sims", "mosei", "mosi"))
+    assert sims.model.attention_dropout == SIMS_ATTENTION and sims.data.text_encoder == "bert-base-chinese"
+    assert sims.objective.binary_weight == 0.01 and sims.objective.temperature == 0.07
+    assert sims.training.selection == "f1" and not sims.data.aligned
+    assert mosei.training.selection == "acc2_non0" and mosei.data.clip_percentiles == (0.5, 99.5)
+    assert mosei.data.standardise == ("audio", "vision") == sims.data.standardise
+    assert mosi.data.standardise == () and mosi.data.text_encoder == "bert-base-uncased" and mosi.data.fine_tune
+    assert preset("official", "iemocap").data.text_encoder == ""
+
+
+# The paper's appendix, as far as it is quoted: width, heads, layers, kernel, batch, rate, epochs, patience, K
+APPENDIX = {
+    "mosi": (40, 10, 5, 1, 32, 2e-4, 50, 10, 7),
+    "mosei": (64, 8, 4, 5, 32, 1e-4, 100, 5, 8),
+    "sims": (32, 8, 4, 5, 32, 5e-5, 50, 5, 7),
+    "iemocap": (48, 4, 4, 1, 32, 1e-4, 50, 5, 6),
+}
+
+
+@pytest.mark.parametrize("dataset", APPENDIX)
+def test_the_papers_numbers(dataset):
+    values = flat(preset("paper", dataset))
+    keys = [
+        *("model.width", "model.heads", "model.layers", "model.kernel_size", "training.batch_size"),
+        *("training.learning_rate", "training.epochs", "training.patience", "objective.components"),
+    ]
+    assert {key: values[key] for key in keys} == dict(zip(keys, APPENDIX[dataset], strict=True))
+    assert values["training.weight_decay"] == 0.005
+    assert values["training.clip"] == (0.5 if dataset == "sims" else 0.6)
+    assert values["objective.alpha"] == values["objective.beta"] == 0.05
+    if dataset == "sims":
+        assert values["model.attention_dropout"] == SIMS_ATTENTION
+        assert (values["model.output_dropout"], values["model.input_dropout"]) == (0.6, {"text": 0.5})
+
+
+@pytest.mark.parametrize("dataset", NAMES)
+def test_the_papers_objective_is_the_letter(dataset):
+    got, letter = preset("paper", dataset).objective, ObjectiveConfig.letter()
+    listed = {"alpha", "beta", "components", "epsilon", "task"}
+    assert {key for key, value in asdict(got).items() if value != asdict(letter)[key]} <= listed
+    assert got.task == "mse" and got.contrastive_weight == 0 and got.penalty == "signed"
+    assert replace(got, components=letter.components) == letter
+
+
+def test_unknown_presets_are_named():
+    with pytest.raises(ValueError, match=r"^preset: wanted one of default, official, paper, got 'best'$"):
+        preset("best")
+    with pytest.raises(ValueError, match=r"^dataset: wanted .* got 'mosy'$"):
+        preset("official", "mosy")
