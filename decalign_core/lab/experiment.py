@@ -71,6 +71,8 @@ class TrainingConfig:
         average: decay, per step, of the moving average of the weights that is validated and kept; 0 keeps the weights
             themselves.
         selection: validation metric that picks the epoch, "" for MAE or weighted F1.
+        selection_window: epochs over which that metric is averaged before it is compared, the epoch itself and those
+            before it: one epoch's value on a small validation split is mostly chance.
         device: "auto", "cpu", "cuda", ...; no part of the configuration's identity.
         precision: "auto" takes bf16 autocast on a GPU that has it; statistics stay in float32.
         threads: CPU threads of a run, whatever runs beside it.
@@ -91,12 +93,14 @@ class TrainingConfig:
     patience: int = 8
     average: float = 0.98
     selection: str = ""
+    selection_window: int = 3
     device: str = "auto"
     precision: Literal["auto", "float32", "bf16"] = "auto"
     threads: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "learning_rate", "encoder_learning_rate", "patience", "threads"):
+        positive = ("epochs", "batch_size", "learning_rate", "encoder_learning_rate", "patience", "threads")
+        for name in (*positive, "selection_window"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"training.{name}: wanted a positive number, got {getattr(self, name)}")
         for name, choices in _CHOICES.items():
@@ -276,6 +280,7 @@ _OFFICIAL_METHOD = {
     "training.schedule": "plateau",
     "training.factor": 0.1,
     "training.average": 0.0,
+    "training.selection_window": 1,
 }
 _BERT = {"data.text_encoder": "bert-base-uncased", "data.fine_tune": True}
 _AUDIO_VISION = {"data.standardise": ["audio", "vision"]}
@@ -413,6 +418,7 @@ OWN: dict[str, dict[str, Any]] = {
         "model.input_dropout": {"text": 0.5, "audio": 0.8, "vision": 0.8},
         "training.batch_size": 64,
         "training.learning_rate": 4e-3,
+        "training.epochs": 24,
     },
 }
 
@@ -443,4 +449,5 @@ def preset(name: str = "default", dataset: str = "synthetic") -> ExperimentConfi
         return configure(base | _OFFICIAL_METHOD | OFFICIAL[known] | without)
     letter = {f"objective.{key}": value for key, value in asdict(ObjectiveConfig.letter()).items()}
     training = {"training.optimiser": "adam", "training.schedule": "plateau", "training.average": 0.0}
+    training |= {"training.selection_window": 1}
     return configure(base | letter | training | PAPER[known]["from code"] | PAPER[known]["paper"] | without)

@@ -190,11 +190,12 @@ class _Trainer:
         self._judge(valid[self.selection])
 
     def _judge(self, value: float) -> None:
-        sign = 1 if higher_is_better(self.selection) else -1
-        best = [sign * row[f"valid_{self.selection}"] for row in self.history[:-1]]
+        sign, window = 1 if higher_is_better(self.selection) else -1, self.settings.selection_window
+        values = [sign * row[f"valid_{self.selection}"] for row in self.history]
+        recent = [float(np.mean(values[max(0, end - window) : end])) for end in range(1, len(values) + 1)]
         if self.settings.schedule == "plateau":
             self.schedule.step(-sign * value)
-        if not best or sign * value > max(best):
+        if recent[-1] > max(recent[:-1], default=-math.inf):
             self.best_epoch = self.epoch
             self.best_weights = {name: weight.clone() for name, weight in self.validated.state_dict().items()}
 

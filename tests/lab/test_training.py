@@ -439,9 +439,18 @@ def scored(monkeypatch, values, name="mae"):
 )
 def test_stopping_after_epochs_without_improvement(tmp_path, monkeypatch, selection, values, epochs, best):
     scored(monkeypatch, values, selection)
-    config = make_config(training__patience=3, training__epochs=8, training__selection=selection)
+    config = make_config(
+        training__patience=3, training__epochs=8, training__selection=selection, training__selection_window=1
+    )
     record = run(config, run_dir=tmp_path / "run")
     assert (record.epochs, record.best_epoch) == (epochs, best)
+
+
+def test_a_lucky_epoch_does_not_win_against_a_good_stretch(tmp_path, monkeypatch):
+    scored(monkeypatch, [0.9, 0.3, 1.0, 0.5, 0.5, 0.5, 0.9, 0.9], "mae")
+    settings = {"training__patience": 8, "training__epochs": 8, "training__selection": "mae"}
+    assert run(make_config(**settings, training__selection_window=1), run_dir=tmp_path / "one").best_epoch == 2
+    assert run(make_config(**settings, training__selection_window=3), run_dir=tmp_path / "three").best_epoch == 6
 
 
 def rates(config):
