@@ -446,11 +446,11 @@ def test_stopping_after_epochs_without_improvement(tmp_path, monkeypatch, select
     assert (record.epochs, record.best_epoch) == (epochs, best)
 
 
-def test_a_lucky_epoch_does_not_win_against_a_good_stretch(tmp_path, monkeypatch):
-    scored(monkeypatch, [0.9, 0.3, 1.0, 0.5, 0.5, 0.5, 0.9, 0.9], "mae")
-    settings = {"training__patience": 8, "training__epochs": 8, "training__selection": "mae"}
-    assert run(make_config(**settings, training__selection_window=1), run_dir=tmp_path / "one").best_epoch == 2
-    assert run(make_config(**settings, training__selection_window=3), run_dir=tmp_path / "three").best_epoch == 6
+@pytest.mark.parametrize(("window", "best"), [(1, 2), (3, 6)])
+def test_a_lucky_epoch_does_not_win_against_a_good_stretch(tmp_path, monkeypatch, window, best):
+    scored(monkeypatch, [0.9, 0.3, 1.0, 0.5, 0.5, 0.5, 0.9, 0.9])
+    settings = {"training__patience": 8, "training__epochs": 8, "training__selection_window": window}
+    assert run(make_config(**settings), run_dir=tmp_path / "run").best_epoch == best
 
 
 def rates(config):
