@@ -584,8 +584,8 @@ def test_total_is_the_weighted_sum_and_the_fields_are_unweighted():
         assert torch.equal(getattr(got, term), getattr(plain, term))
     assert got.total.item() == pytest.approx(expected.item(), rel=1e-12)
     default = plain.task + plain.decoupling + 0.05 * (plain.transport + plain.prototype)
-    default = default + 0.05 * (plain.semantic + plain.mmd)
-    assert plain.total.item() == pytest.approx(default.item(), rel=1e-12)  # contrastive: weight 0
+    default = default + 0.05 * (plain.semantic + plain.mmd) + 0.05 * plain.contrastive
+    assert plain.total.item() == pytest.approx(default.item(), rel=1e-12)
     assert plain.contrastive.item() > 0
 
 

@@ -383,15 +383,25 @@ class Ledger(SphinxDirective):
 # --- links between pages and code ------------------------------------------------------------------------------------
 
 
-def _link_equation(app: Any, env: Any, node: Any, contnode: nodes.Node) -> nodes.Node | None:
-    """``{equation}`text <label>```: a link with a text of its own to a labelled equation."""
-    if node.get("reftype") != "equation":
-        return None
-    held = env.get_domain("math").equations.get(node["reftarget"])
-    if held is None:
-        return None
-    target = nodes.make_id(f"equation-{node['reftarget']}")
-    return make_refnode(app.builder, node["refdoc"], held[0], target, contnode)
+def _link_missing(app: Any, env: Any, node: Any, contnode: nodes.Node) -> nodes.Node | None:
+    """Links that Sphinx leaves open: equations by their label, names of the package by an unambiguous ending."""
+    target = node.get("reftarget", "")
+    if node.get("reftype") == "equation":
+        held = env.get_domain("math").equations.get(target)
+        place = nodes.make_id(f"equation-{target}")
+        return held and make_refnode(app.builder, node["refdoc"], held[0], place, contnode)
+    page, place = _documented_names(app).get(target, ("", "")) if node.get("refdomain") == "py" else ("", "")
+    return make_refnode(app.builder, node["refdoc"], page, place, contnode) if page else None
+
+
+def _plain_bars(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    """Docstrings write norms as ``|x|``; to reStructuredText that is a substitution, which none of them uses."""
+    in_math = False
+    for number, line in enumerate(lines):
+        in_math = line.startswith(".. math::") or (in_math and (not line.strip() or line.startswith(" ")))
+        if not in_math:
+            spans = re.split(r"(``.*?``|:\w+:`.*?`)", line)
+            lines[number] = "".join(span if odd % 2 else span.replace("|", "\\|") for odd, span in enumerate(spans))
 
 
 def _name_place(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
@@ -403,29 +413,31 @@ def _name_place(app: Any, what: str, name: str, obj: Any, options: Any, lines: l
             lines += ["", f"**In the book:** {place}", ""]
 
 
-def _suffixes(app: Any) -> dict[str, tuple[str, str]]:
+def _documented_names(app: Any) -> dict[str, tuple[str, str]]:
     """By unambiguous ending of a documented name, its page and place there."""
+    if hasattr(app, "_ledger_names"):
+        return app._ledger_names
     found: dict[str, set[tuple[str, str]]] = {}
     for name, entry in app.env.get_domain("py").objects.items():
         parts = name.removeprefix("decalign_core.").split(".")
         for start in range(len(parts)):
             ending = ".".join(parts[start:])
             alone = len(parts) - start == 1
-            telling = entry.objtype in ("function", "class", "exception") and re.search(r"_|[a-z][A-Z]|^[A-Z]", ending)
+            telling = entry.objtype in ("function", "class", "exception", "data") and re.search(r"_|[A-Z]", ending)
             if not alone or telling:
                 found.setdefault(ending, set()).add((entry.docname, entry.node_id))
-    return {ending: next(iter(places)) for ending, places in found.items() if len(places) == 1}
+    app._ledger_names = {ending: next(iter(places)) for ending, places in found.items() if len(places) == 1}
+    return app._ledger_names
 
 
 def _link_names(app: Any, doctree: nodes.document, docname: str) -> None:
     """Makes names of the package in running text lead to the reference."""
     if not docname.startswith(("notebooks/", "book/")):
         return
-    if not hasattr(app, "_ledger_names"):
-        app._ledger_names = _suffixes(app)
+    names = _documented_names(app)
     for literal in list(doctree.findall(nodes.literal)):
         name = literal.astext().removeprefix("decalign_core.").removesuffix("()")
-        page, place = app._ledger_names.get(name, ("", ""))
+        page, place = names.get(name, ("", ""))
         if not page or page == docname or _within(literal, (nodes.reference, nodes.title, nodes.literal_block)):
             continue
         link = make_refnode(app.builder, docname, page, place, literal.deepcopy())
@@ -446,7 +458,8 @@ def setup(app: Any) -> dict[str, Any]:
     """Called by Sphinx."""
     app.add_directive("ledger", Ledger)
     app.add_role("equation", XRefRole(innernodeclass=nodes.inline, warn_dangling=True))
-    app.connect("missing-reference", _link_equation)
+    app.connect("missing-reference", _link_missing)
+    app.connect("autodoc-process-docstring", _plain_bars)
     app.connect("autodoc-process-docstring", _name_place)
     app.connect("doctree-resolved", _link_names)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
