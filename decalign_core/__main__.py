@@ -109,7 +109,9 @@ def _train(arguments: argparse.Namespace) -> None:
     from decalign_core.lab.experiment import configure, preset, with_variant
     from decalign_core.lab.training import train
 
-    config = with_variant(preset(arguments.preset, arguments.dataset), arguments.variant)
+    config = with_variant(
+        preset(arguments.preset, arguments.dataset, getattr(arguments, "protocol", "")), arguments.variant
+    )
     config = configure(_changes(arguments), config)
     if arguments.print_config:
         print(json.dumps(config.to_dict(), indent=2))

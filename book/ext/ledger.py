@@ -373,11 +373,36 @@ class Ledger(SphinxDirective):
         if faults:
             return []
         base = "/".join([".."] * self.env.docname.count("/")) or "."
-        lines = shown(name, entries, ROOT, base).split("\n")
-        section = nodes.section()
-        section.document = self.state.document
-        self.state.nested_parse(StringList(lines, source=str(FOLDER / f"{name}.yml")), 0, section, match_titles=True)
-        return section.children
+        root = self._tree(shown(name, entries, ROOT, base))
+        for node in root.findall(lambda one: isinstance(one, (nodes.definition_list, nodes.table))):
+            node["classes"].append("ledger")
+        return root.children
+
+    def _tree(self, text: str) -> nodes.section:
+        """Text with headings as nested sections below the page's own."""
+        stack, label, body = [nodes.section()], "", []
+        for line in [*text.split("\n"), None]:
+            heading = re.fullmatch(r"(#+) (.+)", line or "")
+            anchor = re.fullmatch(r"\(([\w-]+)\)=", line or "")
+            if line is not None and not heading and not anchor:
+                body.append(line)
+                continue
+            if any(body):
+                self.state.nested_parse(StringList(body, source=self.arguments[0]), 0, stack[-1])
+            label, body = anchor[1] if anchor else label, []
+            if heading:
+                del stack[len(heading[1]) :]
+                section = self._section(heading[2], label or f"{self.arguments[0]}-{nodes.make_id(heading[2])}")
+                stack[-1] += section
+                stack.append(section)
+                label = ""
+        return stack[0]
+
+    def _section(self, title: str, label: str) -> nodes.section:
+        section = nodes.section(names=[label])
+        section += nodes.title(title, "", *self.state.inline_text(title, self.lineno)[0])
+        self.state.document.note_explicit_target(section)
+        return section
 
 
 # --- links between pages and code ------------------------------------------------------------------------------------
@@ -456,6 +481,7 @@ def _within(node: nodes.Node, kinds: tuple[type, ...]) -> bool:
 
 def setup(app: Any) -> dict[str, Any]:
     """Called by Sphinx."""
+    app.add_css_file("ledger.css")
     app.add_directive("ledger", Ledger)
     app.add_role("equation", XRefRole(innernodeclass=nodes.inline, warn_dangling=True))
     app.connect("missing-reference", _link_missing)

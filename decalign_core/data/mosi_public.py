@@ -101,7 +101,7 @@ def load_mosi_public(
     fold: int | None = None,
     encoder: TextEncoder | None = None,
     modalities: Sequence[str] | None = None,
-    hash_width: int = 100,
+    hash_width: int = 768,
 ) -> Splits:
     """The converted data under one of the two protocols; target: the score, float.
 
@@ -151,7 +151,7 @@ def load_mosi_public(
     return standardised(splits, single)
 
 
-def hashed_words(texts: Sequence[str], width: int = 100) -> tuple[Tensor, Tensor]:
+def hashed_words(texts: Sequence[str], width: int = 768) -> tuple[Tensor, Tensor]:
     """One standard normal vector a word, ``(B, T, width)`` float, and the mask ``(B, T)``.
 
     The vector's seed is a digest of the word: the same on every machine, with no meaning and no training behind it.

@@ -420,12 +420,13 @@ OWN: dict[str, dict[str, Any]] = {
         "training.learning_rate": 4e-3,
         "training.epochs": 24,
     },
+    "mosi_public/standard": {"model.input_dropout": {"text": 0.2, "audio": 0.8}},
 }
 
 PRESETS = ("default", "official", "paper")
 
 
-def preset(name: str = "default", dataset: str = "synthetic") -> ExperimentConfig:
+def preset(name: str = "default", dataset: str = "synthetic", protocol: str = "") -> ExperimentConfig:
     """The configuration of a data set: the project's own, the official code's, or the paper's.
 
     The last two exist for the paper's four data sets; elsewhere MOSI's stand in, without its text encoder. The method
@@ -438,9 +439,9 @@ def preset(name: str = "default", dataset: str = "synthetic") -> ExperimentConfi
         raise ValueError(f"preset: wanted one of {', '.join(PRESETS)}, got {name!r}")
     if dataset not in NAMES:
         raise ValueError(f"dataset: wanted one of {', '.join(NAMES)}, got {dataset!r}")
-    base = {"data.dataset": dataset}
+    base = {"data.dataset": dataset, "data.protocol": protocol}
     if name == "default":
-        return configure(base | OWN.get(dataset, {}))
+        return configure(base | OWN.get(dataset, {}) | OWN.get(f"{dataset}/{protocol}", {}))
     known = dataset if dataset in OFFICIAL else "mosi"
     without = (
         {} if dataset in OFFICIAL else {"data.text_encoder": "", "data.fine_tune": False, "data.standardise": None}
