@@ -151,7 +151,7 @@ class Splits:
 
     @property
     def modalities(self) -> dict[str, int | TextEncoder]:
-        """What the model must know of each modality: its feature width, or its text encoder."""
+        """The feature width of each modality, or its text encoder, as the model must know them."""
         return {
             name: self.encoders[name] if name in self.encoders else values.shape[-1]
             for name, values in self.train.features.items()

@@ -260,7 +260,7 @@ def _place(entry: Entry, base: str) -> str:
 
 
 def _equations(entries: Sequence[Entry], root: Path, base: str) -> Iterator[str]:
-    yield from ["| | What | Where | Status |", "|---|---|---|---|"]
+    yield from ["| In the paper | What | Where | Status |", "|---|---|---|---|"]
     for entry in entries:
         status = ", ".join(as_list(entry["status"]))
         yield f"| [{_short(entry)}](#ledger-{entry['id']}) | {entry['title']} | {_place(entry, base)} | {status} |"

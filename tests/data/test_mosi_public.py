@@ -270,7 +270,7 @@ def test_hashed_words_are_the_same_on_every_machine():
     assert torch.equal(values[0, 0], values[1, 0]) and not torch.equal(values[0, 0], values[0, 1])
     assert values[1, 1].eq(0).all() and values[2].eq(0).all()
     assert values[0, 0].tolist() == pytest.approx([0.5015004, -1.0451709, -0.5334842, -0.7323510], abs=1e-6)
-    assert hashed_words(["word " * 80])[0].shape == (1, 50, 100)
+    assert hashed_words(["word " * 80])[0].shape == (1, 50, 768)
 
 
 def test_hashed_words_are_standard_normal():
