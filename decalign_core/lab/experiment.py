@@ -426,8 +426,12 @@ OWN: dict[str, dict[str, Any]] = {
 PRESETS = ("default", "official", "paper")
 
 
-def preset(name: str = "default", dataset: str = "synthetic", protocol: str = "") -> ExperimentConfig:
+def preset(
+    name: str = "default", dataset: str = "synthetic", protocol: str = "", text_encoder: str = ""
+) -> ExperimentConfig:
     """The configuration of a data set: the project's own, the official code's, or the paper's.
+
+    The project's own may differ by protocol, where the features that come with the data do; not with a text encoder.
 
     The last two exist for the paper's four data sets; elsewhere MOSI's stand in, without its text encoder. The method
     itself follows: the official code's choices, or the paper's letter (:meth:`ObjectiveConfig.letter`).
@@ -441,11 +445,13 @@ def preset(name: str = "default", dataset: str = "synthetic", protocol: str = ""
         raise ValueError(f"dataset: wanted one of {', '.join(NAMES)}, got {dataset!r}")
     base = {"data.dataset": dataset, "data.protocol": protocol}
     if name == "default":
-        return configure(base | OWN.get(dataset, {}) | OWN.get(f"{dataset}/{protocol}", {}))
+        own = OWN.get(dataset, {}) | ({} if text_encoder else OWN.get(f"{dataset}/{protocol}", {}))
+        return configure(base | own | {"data.text_encoder": text_encoder})
     known = dataset if dataset in OFFICIAL else "mosi"
     without = (
         {} if dataset in OFFICIAL else {"data.text_encoder": "", "data.fine_tune": False, "data.standardise": None}
     )
+    without |= {"data.text_encoder": text_encoder} if text_encoder else {}
     if name == "official":
         return configure(base | _OFFICIAL_METHOD | OFFICIAL[known] | without)
     letter = {f"objective.{key}": value for key, value in asdict(ObjectiveConfig.letter()).items()}
