@@ -109,9 +109,8 @@ def _train(arguments: argparse.Namespace) -> None:
     from decalign_core.lab.experiment import configure, preset, with_variant
     from decalign_core.lab.training import train
 
-    config = with_variant(
-        preset(arguments.preset, arguments.dataset, getattr(arguments, "protocol", "")), arguments.variant
-    )
+    given = {name: getattr(arguments, name, "") for name in ("protocol", "text_encoder")}
+    config = with_variant(preset(arguments.preset, arguments.dataset, **given), arguments.variant)
     config = configure(_changes(arguments), config)
     if arguments.print_config:
         print(json.dumps(config.to_dict(), indent=2))
