@@ -140,14 +140,17 @@ def summary(runs: pd.DataFrame, metrics: Sequence[str] | None = None, confidence
     Raises:
         ValueError: for a metric that no run has.
 
-    The interval is Student's, over runs (seeds and folds); it is empty with a single run. Long format: a row per
+    The interval is Student's, over runs; it is empty with a single run. Runs of cross-validation folds make a group of
+    their own, ``"... (folds)"``, in which each fold counts once, as the mean over its seeds. Long format: a row per
     group and metric, columns ``n, mean, sd, low, high``.
     """
     names = list(metrics or [name for name in _metric_columns(runs) if runs[name].notna().any()])
     unknown = [name for name in names if name not in runs.columns]
     if unknown:
         raise ValueError(f"metrics: wanted some of {', '.join(_metric_columns(runs))}, got {', '.join(unknown)}")
-    groups = runs.groupby(list(KEYS), sort=False)
+    groups = pd.concat([runs[runs["fold"].isna()], _fold_means(runs[runs["fold"].notna()], names)]).groupby(
+        list(KEYS), sort=False
+    )
     rows = [
         dict(zip(KEYS, key, strict=True)) | {"metric": name} | _interval(group[name].dropna(), confidence)
         for key, group in groups
@@ -155,6 +158,11 @@ def summary(runs: pd.DataFrame, metrics: Sequence[str] | None = None, confidence
         if group[name].notna().any()
     ]
     return pd.DataFrame(rows)
+
+
+def _fold_means(runs: pd.DataFrame, metrics: list[str]) -> pd.DataFrame:
+    means = runs.groupby([*KEYS, "fold"], sort=False, as_index=False)[metrics].mean()
+    return means.assign(dataset=means["dataset"] + " (folds)")
 
 
 def wide(table: pd.DataFrame) -> pd.DataFrame:
