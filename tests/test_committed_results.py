@@ -7,7 +7,7 @@ import pandas as pd
 from decalign_core.lab.results import COLUMNS, summary, wide
 
 RESULTS = Path(__file__).resolve().parents[1] / "data" / "results"
-SHOWN = ["mae", "corr", "acc2_has0", "acc2_non0", "f1_non0", "acc7"]
+SHOWN = ["mae", "corr", "acc2_has0", "acc2_non0"]
 
 
 def test_every_row_says_where_it_comes_from():
@@ -33,4 +33,5 @@ def test_five_seeds_and_five_folds_are_there():
 def test_the_table_on_the_page_is_computed_from_the_runs():
     shown = pd.read_csv(RESULTS / "mosi_public_summary.csv", dtype=str)
     computed = wide(summary(pd.read_csv(RESULTS / "mosi_public.csv"), SHOWN)).astype(str)
+    computed["dataset"] = computed["dataset"].str.removeprefix("mosi_public/")
     pd.testing.assert_frame_equal(shown, computed)
