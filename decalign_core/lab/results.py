@@ -168,7 +168,10 @@ def _fold_means(runs: pd.DataFrame, metrics: list[str]) -> pd.DataFrame:
 def wide(table: pd.DataFrame) -> pd.DataFrame:
     """A :func:`summary` for reading: a row a group, a column a metric, ``mean ± half the interval``."""
     half = (table["high"] - table["low"]) / 2
-    shown = [f"{mean:.3f}" + ("" if pd.isna(h) else f"\u00a0±\u00a0{h:.3f}") for mean, h in zip(table["mean"], half, strict=True)]
+    shown = [
+        f"{mean:.3f}" + ("" if pd.isna(h) else f"\u00a0±\u00a0{h:.3f}")
+        for mean, h in zip(table["mean"], half, strict=True)
+    ]
     columns = list(dict.fromkeys(table["metric"]))
     pivoted = table.assign(shown=shown).pivot(index=list(KEYS), columns="metric", values="shown")[columns].fillna("")
     pivoted.insert(0, "n", table.groupby(list(KEYS))["n"].max())

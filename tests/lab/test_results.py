@@ -164,7 +164,7 @@ def test_wide_has_a_row_a_group():
     assert list(table.columns) == ["dataset", "model", "variant", "n", *METRICS]
     assert list(table["variant"]) == ["full", "no_mmd"] and list(table["n"]) == [2, 1]
     half = stats.t.ppf(0.975, 1) * 0.05
-    assert table["mae"][0] == f"0.750 ± {half:.3f}" and table["mae"][1] == "0.500"
+    assert table["mae"][0] == f"0.750\u00a0±\u00a0{half:.3f}" and table["mae"][1] == "0.500"
 
 
 def test_wide_has_one_row_where_a_metric_is_undefined_in_some_runs():
