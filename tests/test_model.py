@@ -4,6 +4,7 @@ import itertools
 from dataclasses import replace
 
 import pytest
+import tiny_bert
 import torch
 import torch.nn.functional as F
 
@@ -400,26 +401,15 @@ def test_attention_maps_are_what_forward_uses(modalities, option):
 
 # --- a text encoder as a modality ---
 
-WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "good", "bad", "film", "it", "was"]
-
 
 @pytest.fixture(scope="module")
 def bert(tmp_path_factory):
-    transformers = pytest.importorskip("transformers", reason="the extra decalign-core[text] is not installed")
-    path = tmp_path_factory.mktemp("tiny-bert")
-    (path / "vocab.txt").write_text("\n".join(WORDS), encoding="utf-8")
-    transformers.BertTokenizerFast(str(path / "vocab.txt"), do_lower_case=True).save_pretrained(path)
-    torch.manual_seed(0)
-    config = transformers.BertConfig(
-        vocab_size=len(WORDS), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32
-    )
-    transformers.BertModel(config).save_pretrained(path)
-    return str(path)
+    return tiny_bert.write(tmp_path_factory.mktemp("tiny-bert"))
 
 
 def text_batch():
     batch = make_batch(2)
-    ids = torch.randint(5, len(WORDS), batch.masks["red"].shape)
+    ids = torch.randint(5, len(tiny_bert.WORDS), batch.masks["red"].shape)
     return replace(batch, features={"red": ids, "green": batch.features["green"]})
 
 

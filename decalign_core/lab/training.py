@@ -116,10 +116,10 @@ class Fitted:
     """A fitted method: how to predict, and what fitting took."""
 
     predict: Predictor
+    started: float
     history: list[dict[str, float]] = field(default_factory=list)
     best_epoch: int = 0
     parameters: int = 0
-    started: float = field(default_factory=time.perf_counter)
 
     def seconds(self) -> float:
         """Wall-clock seconds from the start of fitting until now."""
@@ -128,8 +128,8 @@ class Fitted:
 
 def _fit(config: ExperimentConfig, splits: Splits, device: torch.device, folder: Path | None, progress: bool) -> Fitted:
     if config.method != "decalign":
-        fitted = Fitted(lambda batch: None)
-        return replace(fitted, predict=fit_control(config.method, splits))
+        started = time.perf_counter()
+        return Fitted(fit_control(config.method, splits), started)
     trainer = _Trainer(config, splits, device)
     if folder is not None:
         trainer.resume(folder)
@@ -229,7 +229,7 @@ class _Trainer:
         model.load_state_dict(self.best_weights)
         trained = sum(parameter.numel() for parameter in self.model.parameters() if parameter.requires_grad)
         return Fitted(
-            lambda batch: predict(model, batch, self.device), self.history, self.best_epoch, trained, self.started
+            lambda batch: predict(model, batch, self.device), self.started, self.history, self.best_epoch, trained
         )
 
     # --- checkpoints ---

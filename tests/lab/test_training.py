@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import tiny_bert
 import torch
 
 from decalign_core.__main__ import main
@@ -575,28 +576,19 @@ def test_controls_leave_a_record(tmp_path, method):
 
 # --- a text encoder that is trained along ---
 
-WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "good", "bad", "film", "it", "was"]
-
 
 @pytest.fixture(scope="module")
 def bert(tmp_path_factory):
-    transformers = pytest.importorskip("transformers", reason="the extra decalign-core[text] is not installed")
-    path = tmp_path_factory.mktemp("tiny-bert")
-    (path / "vocab.txt").write_text("\n".join(WORDS), encoding="utf-8")
-    transformers.BertTokenizerFast(str(path / "vocab.txt"), do_lower_case=True).save_pretrained(path)
-    torch.manual_seed(0)
-    config = transformers.BertConfig(
-        vocab_size=len(WORDS), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32
-    )
-    transformers.BertModel(config).save_pretrained(path)
-    return str(path)
+    return tiny_bert.write(tmp_path_factory.mktemp("tiny-bert"))
 
 
 def text_splits(encoder):
     splits = make_splits(samples=(24, 8, 8))
 
     def with_tokens(batch: Batch) -> Batch:
-        ids = torch.randint(5, len(WORDS), batch.masks["near"].shape, generator=torch.Generator().manual_seed(0))
+        ids = torch.randint(
+            5, len(tiny_bert.WORDS), batch.masks["near"].shape, generator=torch.Generator().manual_seed(0)
+        )
         return replace(batch, features={"near": ids, "far": batch.features["far"]})
 
     parts = {split: with_tokens(batch) for split, batch in splits.items()}

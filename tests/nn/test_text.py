@@ -5,27 +5,19 @@ import sys
 
 import numpy as np
 import pytest
+import tiny_bert
 import torch
 
 from decalign_core.nn.text import TextBackbone, TextEncoder, encode, split_text_bert
 
 transformers = pytest.importorskip("transformers", reason="the optional extra decalign-core[text] is not installed")
 
-WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "good", "bad", "film", "it", "was"]
 TEXTS = ["it was a good film", "bad", "a bad film"]
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    path = tmp_path_factory.mktemp("tiny-bert")
-    (path / "vocab.txt").write_text("\n".join(WORDS), encoding="utf-8")
-    transformers.BertTokenizerFast(str(path / "vocab.txt"), do_lower_case=True).save_pretrained(path)
-    torch.manual_seed(0)
-    config = transformers.BertConfig(
-        vocab_size=len(WORDS), hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32
-    )
-    transformers.BertModel(config).save_pretrained(path)
-    return str(path)
+    return tiny_bert.write(tmp_path_factory.mktemp("tiny-bert"), layers=2)
 
 
 @pytest.fixture(autouse=True)
