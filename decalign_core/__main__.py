@@ -85,7 +85,13 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help=f"a row of Table 3 or 4: {', '.join(VARIANTS)}",
     )
-    parser.add_argument("--method", choices=METHODS, default="decalign", help="what is fitted (default: decalign)")
+    parser.add_argument(
+        "--method",
+        choices=METHODS,
+        default="decalign",
+        metavar="NAME",
+        help=f"what is fitted: {', '.join(METHODS)} (default: decalign)",
+    )
     parser.add_argument("--text-encoder", metavar="NAME", help="a Hugging Face encoder, by name or path", **given)
     parser.add_argument("--fine-tune", action="store_true", help="train the text encoder along", **given)
     parser.add_argument("--seed", type=int, help="of initialisation, data order and dropout (default: 1111)", **given)
@@ -110,7 +116,9 @@ def _train(arguments: argparse.Namespace) -> None:
     from decalign_core.lab.training import train
 
     given = {name: getattr(arguments, name, "") for name in ("protocol", "text_encoder")}
-    config = with_variant(preset(arguments.preset, arguments.dataset, **given), arguments.variant)
+    config = with_variant(
+        preset(arguments.preset, arguments.dataset, **given, method=arguments.method), arguments.variant
+    )
     config = configure(_changes(arguments), config)
     if arguments.print_config:
         print(json.dumps(config.to_dict(), indent=2))
@@ -123,7 +131,7 @@ def _train(arguments: argparse.Namespace) -> None:
 
 
 def _changes(arguments: argparse.Namespace) -> dict[str, object]:
-    changes: dict[str, object] = {"data.root": arguments.data_dir, "method": arguments.method}
+    changes: dict[str, object] = {"data.root": arguments.data_dir}
     for pair in arguments.changes:
         key, equals, value = pair.partition("=")
         if not equals:

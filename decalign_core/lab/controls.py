@@ -27,6 +27,7 @@ class Predictor(Protocol):
         ...
 
 
+CONTROLS = ("ridge", "svr")
 RIDGE_STRENGTHS = tuple(10.0**power for power in range(-1, 6))
 
 
@@ -38,7 +39,7 @@ def fit_control(method: str, splits: Splits) -> Predictor:
     Raises:
         ValueError: for another method, and where a modality holds token ids.
     """
-    if method not in ("ridge", "svr"):
+    if method not in CONTROLS:
         raise ValueError(f"method: wanted 'ridge' or 'svr', got {method!r}")
     if splits.encoders:
         raise ValueError(f"method: {method} wanted float features, got token ids for {sorted(splits.encoders)}")

@@ -11,14 +11,16 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from typing import Any, Literal
 
 from jsonargparse import ArgumentError, ArgumentParser
 
 from decalign_core.data import NAMES
+from decalign_core.lab.controls import CONTROLS
 from decalign_core.model import DecAlignConfig
 from decalign_core.objective import ObjectiveConfig
+from decalign_core.peers import PEERS
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,8 @@ _CHOICES = {
     "schedule": ("cosine", "plateau", "constant"),
     "precision": ("auto", "float32", "bf16"),
 }
-METHODS = ("decalign", "ridge", "svr")
+METHODS = ("decalign", *PEERS, *CONTROLS)
+_FROM_DATA = ("modalities", "outputs")  # of a peer's settings
 
 
 @dataclass(frozen=True)
@@ -127,11 +130,13 @@ class ExperimentConfig:
     """Data, model, objective and training of one run.
 
     Attributes:
-        method: "decalign", or a control that is fitted in its place: "ridge", "svr".
+        method: "decalign", a peer of ``decalign_core.peers.PEERS``, or a control: "ridge", "svr".
         variant: the name of the ablation row, for the record; :func:`with_variant` sets what it stands for.
+        peer: settings of the peer in place of ``model`` and ``objective``, filled up with its defaults; else empty.
 
     Raises:
-        ValueError: for another method, and for more prototypes than a batch has samples.
+        ValueError: for another method, a peer's setting that it does not have, and for more prototypes than a batch has
+            samples.
     """
 
     data: DataConfig = field(default_factory=DataConfig)
@@ -140,10 +145,12 @@ class ExperimentConfig:
     training: TrainingConfig = field(default_factory=TrainingConfig)
     method: Literal[METHODS] = "decalign"
     variant: str = "full"
+    peer: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise ValueError(f"method: wanted one of {', '.join(METHODS)}, got {self.method!r}")
+        object.__setattr__(self, "peer", _whole_peer(self.method, self.peer))
         if self.objective.components > self.training.batch_size:
             wanted = f"at most training.batch_size = {self.training.batch_size}"
             raise ValueError(f"objective.components: wanted {wanted}, got {self.objective.components}")
@@ -164,6 +171,8 @@ class ExperimentConfig:
         values = ExperimentConfig.from_dict(self.to_dict()).to_dict()  # 0 and 0.0 are one setting
         values["data"].pop("root")
         values["training"].pop("device")
+        if not values["peer"]:
+            values.pop("peer")
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -176,23 +185,43 @@ def configure(changes: Mapping[str, Any], base: ExperimentConfig | None = None) 
         ValueError: in one line, for an unknown name or a value of the wrong type.
     """
     base = base or ExperimentConfig()
-    known = _flat(asdict(base))
+    own = {key: value for key, value in changes.items() if key.startswith("peer.")}
+    others = {key: value for key, value in changes.items() if key not in own}
+    shared = _typed(base, "experiment", _reset(changes, base) | others)
+    if not own:
+        return shared
+    if shared.method not in PEERS:
+        raise ValueError(f"{next(iter(own))}: no such setting of the method {shared.method}")
+    peer = _typed(PEERS[shared.method].config(**shared.peer), "peer", own)
+    return replace(shared, peer=vars(peer))
+
+
+def _reset(changes: Mapping[str, Any], base: ExperimentConfig) -> dict[str, Any]:
+    """Another method does not take over the settings of the peer before it."""
+    return {"peer": {}} if changes.get("method", base.method) != base.method else {}
+
+
+def _typed(base: Any, name: str, changes: Mapping[str, Any]) -> Any:
+    """The record ``base`` with changes that are read as its fields' types; keys of a peer begin with its ``name``."""
+    known = [key if name == "experiment" else f"{name}.{key}" for key in _flat(asdict(base))]
     for key in changes:
         if key not in known:
             close = difflib.get_close_matches(key, known, n=1) or difflib.get_close_matches(key, known, n=1, cutoff=0.3)
             raise ValueError(f"{key}: no such setting" + (f", did you mean {close[0]}?" if close else ""))
     parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--experiment", type=ExperimentConfig, default=base)
-    arguments = [f"--experiment.{key}={_spelled(value)}" for key, value in changes.items()]
+    parser.add_argument(f"--{name}", type=type(base), default=base)
+    prefix = "--experiment." if name == "experiment" else "--"
+    arguments = [f"{prefix}{key}={_spelled(value)}" for key, value in changes.items()]
     try:
-        return parser.instantiate(parser.parse_args(arguments)).experiment
+        return getattr(parser.instantiate(parser.parse_args(arguments)), name)
     except ArgumentError as error:
         raise ValueError(_one_line(error, changes)) from None
 
 
 def _one_line(error: Exception, changes: Mapping[str, Any]) -> str:
     text = " ".join(str(error).split())
-    key = next((key for key in sorted(changes, key=len, reverse=True) if f"experiment.{key}" in text), "configuration")
+    spelled = {key: key if key.startswith("peer.") else f"experiment.{key}" for key in changes}
+    key = next((key for key in sorted(changes, key=len, reverse=True) if spelled[key] in text), "configuration")
     kinds = dict.fromkeys(re.findall(r"Expected an? (.+?)(?:\. Got|\.? Given| - |$)", text))
     plain = [kind.replace("<class '", "").replace("'>", "").replace("typing.", "") for kind in kinds]
     got = f", got {changes[key]!r}" if key in changes else ""
@@ -216,6 +245,20 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[prefix + key] = value
     return flat
+
+
+def _whole_peer(method: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """A peer's settings with its defaults filled in, without what it takes from the data."""
+    if method not in PEERS:
+        if given:
+            raise ValueError(f"peer: wanted no settings with the method {method!r}, got {sorted(given)}")
+        return {}
+    kind = PEERS[method].config
+    known = [f.name for f in fields(kind)]
+    for name in given:
+        if name not in known:
+            raise ValueError(f"peer.{name}: no such setting of {method}, wanted one of {', '.join(known)}")
+    return {name: value for name, value in vars(kind(**given)).items() if name not in _FROM_DATA}
 
 
 # --- Ablation variants: Tables 3 and 4 -------------------------------------------------------------------------------
@@ -423,11 +466,18 @@ OWN: dict[str, dict[str, Any]] = {
     "mosi_public/standard": {"model.input_dropout": {"text": 0.2, "audio": 0.8}},
 }
 
+# Of the peers, chosen likewise
+PEER_OWN: dict[str, dict[str, dict[str, Any]]] = {}
+
 PRESETS = ("default", "official", "paper")
 
 
 def preset(
-    name: str = "default", dataset: str = "synthetic", protocol: str = "", text_encoder: str = ""
+    name: str = "default",
+    dataset: str = "synthetic",
+    protocol: str = "",
+    text_encoder: str = "",
+    method: str = "decalign",
 ) -> ExperimentConfig:
     """The configuration of a data set: the project's own, the official code's, or the paper's.
 
@@ -435,6 +485,8 @@ def preset(
 
     The last two exist for the paper's four data sets; elsewhere MOSI's stand in, without its text encoder. The method
     itself follows: the official code's choices, or the paper's letter (:meth:`ObjectiveConfig.letter`).
+
+    A peer takes the data set's training and input dropout, and then settings of its own, chosen in the same way.
 
     Raises:
         ValueError: for another name than those of ``PRESETS``, or no data set.
@@ -445,8 +497,13 @@ def preset(
         raise ValueError(f"dataset: wanted one of {', '.join(NAMES)}, got {dataset!r}")
     base = {"data.dataset": dataset, "data.protocol": protocol}
     if name == "default":
-        own = OWN.get(dataset, {}) | ({} if text_encoder else OWN.get(f"{dataset}/{protocol}", {}))
-        return configure(base | own | {"data.text_encoder": text_encoder})
+        own = _own(OWN, dataset, protocol, text_encoder)
+        if method in PEERS:
+            own = {_AS_PEER.get(key, key): value for key, value in own.items() if key in _AS_PEER or "training." in key}
+            own |= _own(PEER_OWN.get(method, {}), dataset, protocol, text_encoder)
+        return configure(base | {"method": method} | own | {"data.text_encoder": text_encoder})
+    if method != "decalign":
+        raise ValueError(f"preset: wanted 'default' with the method {method!r}, got {name!r}")
     known = dataset if dataset in OFFICIAL else "mosi"
     without = (
         {} if dataset in OFFICIAL else {"data.text_encoder": "", "data.fine_tune": False, "data.standardise": None}
@@ -458,3 +515,10 @@ def preset(
     training = {"training.optimiser": "adam", "training.schedule": "plateau", "training.average": 0.0}
     training |= {"training.selection_window": 1}
     return configure(base | letter | training | PAPER[known]["from code"] | PAPER[known]["paper"] | without)
+
+
+_AS_PEER = {"model.input_dropout": "peer.input_dropout"}
+
+
+def _own(table: Mapping[str, dict[str, Any]], dataset: str, protocol: str, text_encoder: str) -> dict[str, Any]:
+    return table.get(dataset, {}) | ({} if text_encoder else table.get(f"{dataset}/{protocol}", {}))

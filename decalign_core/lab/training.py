@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -29,14 +29,15 @@ from tqdm.auto import tqdm
 
 from decalign_core.data import load
 from decalign_core.files import atomic_path, write_string
-from decalign_core.lab.controls import Predictor, fit_control
+from decalign_core.lab.controls import CONTROLS, Predictor, fit_control
 from decalign_core.lab.experiment import ExperimentConfig, TrainingConfig
 from decalign_core.lab.metrics import emotion_metrics, higher_is_better, metric_names, sentiment_metrics
 from decalign_core.lab.results import RunRecord, environment, peak_memory
 from decalign_core.model import DecAlign
 from decalign_core.nn.text import TextEncoder
 from decalign_core.objective import objective
-from decalign_core.types import Batch, Splits
+from decalign_core.peers import PEERS
+from decalign_core.types import Batch, Losses, Representation, Splits
 
 EVALUATION_BATCH = 256
 
@@ -127,7 +128,7 @@ class Fitted:
 
 
 def _fit(config: ExperimentConfig, splits: Splits, device: torch.device, folder: Path | None, progress: bool) -> Fitted:
-    if config.method != "decalign":
+    if config.method in CONTROLS:
         started = time.perf_counter()
         return Fitted(fit_control(config.method, splits), started)
     trainer = _Trainer(config, splits, device)
@@ -153,6 +154,7 @@ class _Trainer:
         seeds = np.random.SeedSequence(self.settings.seed).generate_state(3)
         torch.manual_seed(int(seeds[0]))
         self.model = build_model(config, splits).to(device)
+        self.labels = _labels(self.model, config, splits)
         self.order = torch.Generator().manual_seed(int(seeds[1]))
         torch.manual_seed(int(seeds[2]))  # from here on the global stream is dropout's
         self.optimiser = _optimiser(self.model, self.settings)
@@ -203,15 +205,23 @@ class _Trainer:
         self.model.train()
         sums: dict[str, Tensor] = {}
         for rows in torch.randperm(len(self.splits.train), generator=self.order).split(self.settings.batch_size):
-            losses = self._step(self.splits.train[rows].trimmed().to(self.device))
+            losses = self._step(self._batch(rows), rows)
             for name, value in losses.items():
                 sums[name] = sums.get(name, 0) + value * len(rows)
+        if self.labels:
+            self.labels.end_epoch()
         return {name: float(total) / len(self.splits.train) for name, total in sums.items()}
 
-    def _step(self, batch: Batch) -> dict[str, Tensor]:
+    def _batch(self, rows: Tensor) -> Batch:
+        batch = self.splits.train[rows]
+        if self.labels:
+            batch = replace(batch, extra_targets={**batch.extra_targets, **self.labels.targets(rows)})
+        return batch.trimmed().to(self.device)
+
+    def _step(self, batch: Batch, rows: Tensor) -> dict[str, Tensor]:
         with _autocast(self.device, self.settings.precision):
             representation = self.model(batch)
-        losses = objective(representation, batch, self.config.objective)
+        losses = self._losses(representation, batch)
         self.optimiser.zero_grad()
         losses.total.backward()
         if self.settings.clip:
@@ -221,8 +231,15 @@ class _Trainer:
             self.schedule.step()
         if self.average:
             self.average.update_parameters(self.model)
+        if self.labels:
+            self.labels.observe(rows, representation)
         terms = {name: value for name, value in vars(losses).items() if isinstance(value, Tensor)}
-        return {name: value.detach() for name, value in terms.items()}
+        return {name: value.detach() for name, value in (terms | dict(losses.auxiliary)).items()}
+
+    def _losses(self, representation: Representation, batch: Batch) -> Losses:
+        if self.config.method in PEERS:
+            return PEERS[self.config.method].objective(representation, batch, self.model.config)
+        return objective(representation, batch, self.config.objective)
 
     def fitted(self) -> Fitted:
         model = self.validated
@@ -236,7 +253,7 @@ class _Trainer:
 
     def _stateful(self) -> dict[str, Any]:
         parts = {"model": self.model, "optimiser": self.optimiser, "schedule": self.schedule}
-        return parts | ({"average": self.average} if self.average else {})
+        return parts | {name: part for name in ("average", "labels") if (part := getattr(self, name))}
 
     def checkpoint(self, folder: Path) -> None:
         # last.pt last: killed before it, the epoch is run again and writes the same other files once more
@@ -267,10 +284,21 @@ class _Trainer:
         self.started -= saved["seconds"]
 
 
-def build_model(config: ExperimentConfig, splits: Splits) -> DecAlign:
-    """The model of an experiment, its modalities and outputs taken from the data where the configuration names none."""
-    modalities = config.model.modalities or splits.modalities
-    return DecAlign(replace(config.model, modalities=modalities, outputs=splits.outputs))
+def build_model(config: ExperimentConfig, splits: Splits) -> nn.Module:
+    """The network of an experiment, its modalities and outputs taken from the data where the configuration has none."""
+    return _build(config, config.model.modalities or splits.modalities, splits.outputs)
+
+
+def _build(config: ExperimentConfig, modalities: Mapping[str, int | TextEncoder], outputs: int) -> nn.Module:
+    if config.method in PEERS:
+        peer = PEERS[config.method]
+        return peer.model(peer.config(**config.peer, modalities=modalities, outputs=outputs))
+    return DecAlign(replace(config.model, modalities=modalities, outputs=outputs))
+
+
+def _labels(model: nn.Module, config: ExperimentConfig, splits: Splits) -> nn.Module | None:
+    make = PEERS[config.method].labels if config.method in PEERS else None
+    return make(model.config, splits.train) if make else None
 
 
 @torch.no_grad()
@@ -281,7 +309,7 @@ def predict(model: nn.Module, batch: Batch, device: torch.device | str = "cpu") 
     return torch.cat([model(batch[part].trimmed().to(device)).prediction.float().cpu() for part in rows])
 
 
-def _optimiser(model: DecAlign, settings: TrainingConfig) -> torch.optim.Optimizer:
+def _optimiser(model: nn.Module, settings: TrainingConfig) -> torch.optim.Optimizer:
     backbone = [p for p in model.backbones.parameters() if p.requires_grad]
     ids = {id(p) for p in model.backbones.parameters()}
     rest = [p for p in model.parameters() if id(p) not in ids]
@@ -383,7 +411,7 @@ class Run:
 
     folder: Path
     config: ExperimentConfig
-    model: DecAlign
+    model: nn.Module
 
     @property
     def record(self) -> RunRecord:
@@ -410,13 +438,13 @@ def load_run(run_dir: str | Path, device: str = "cpu") -> Run:
     if not (folder / "config.json").is_file():
         raise ValueError(f"run_dir: wanted a run folder with config.json, got {folder}")
     config = _read_config(folder / "config.json")
-    if config.method != "decalign":
+    if config.method in CONTROLS:
         raise ValueError(f"run_dir: {folder} holds the control {config.method!r}, which keeps predictions, no model")
     if not (folder / "best.pt").is_file():
         raise ValueError(f"run_dir: {folder} holds no best.pt: no epoch was finished")
     saved = _load(folder / "best.pt", _device(device))
     modalities = {m: TextEncoder(**what) if isinstance(what, dict) else what for m, what in saved["modalities"].items()}
-    model = DecAlign(replace(config.model, modalities=modalities, outputs=saved["outputs"]))
+    model = _build(config, modalities, saved["outputs"])
     model.load_state_dict(saved["weights"])
     return Run(folder, config, model.to(_device(device)).eval())
 
@@ -428,7 +456,7 @@ def _read_config(path: Path) -> ExperimentConfig:
         raise ValueError(f"{path}: not a configuration ({error})") from None
 
 
-def _shape(model: DecAlign) -> dict[str, Any]:
+def _shape(model: nn.Module) -> dict[str, Any]:
     modalities = model.config.modalities.items()
     plain = {name: asdict(what) if isinstance(what, TextEncoder) else int(what) for name, what in modalities}
     return {"modalities": plain, "outputs": model.config.outputs}

@@ -1,6 +1,7 @@
 """Configurations as data: names, types, identity, variants and presets."""
 
 import json
+import re
 from dataclasses import asdict, fields, is_dataclass, replace
 
 import numpy as np
@@ -247,13 +248,54 @@ def another(key, value):
 
 
 @pytest.mark.parametrize(
-    "key", [key for key in flat(ExperimentConfig()) if key not in ("data.root", "training.device")]
+    "key", [key for key in flat(ExperimentConfig()) if key not in ("data.root", "training.device", "peer")]
 )
 def test_hash_sees_everything_else(key):
     base = ExperimentConfig()
     other = configure({key: another(key, flat(base)[key])})
     assert list(changes(base, other)) == [key]
     assert other.hash() != base.hash()
+
+
+# --- peers ---
+
+
+def test_a_peer_has_settings_of_its_own():
+    config = configure({"method": "early", "peer.width": "32"})
+    assert config.peer["width"] == 32 and "modalities" not in config.peer
+    assert ExperimentConfig.from_dict(config.to_dict()) == config
+    assert config.hash() != configure({"method": "early"}).hash()
+    assert configure({"peer.output_dropout": 0.1}, config).peer == config.peer | {"output_dropout": 0.1}
+    assert configure({"method": "decalign"}, config).peer == ExperimentConfig().peer == {}
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"peer.width": 3}, "peer.width: no such setting of the method decalign"),
+        ({"method": "early", "peer.rang": 3}, "peer.rang: no such setting"),
+        ({"method": "early", "peer.width": "many"}, "peer.width: wanted int, got 'many'"),
+        ({"method": "early", "peer.width": 0}, "peer.width: wanted at least 1, got 0"),
+        ({"method": "early", "peer.task": "huber"}, "peer.task: wanted "),
+        ({"method": "none"}, "method: wanted "),
+    ],
+)
+def test_wrong_settings_of_a_peer(changes, said):
+    with pytest.raises(ValueError, match=re.escape(said)):
+        configure(changes)
+
+
+def test_a_record_with_an_unknown_setting_of_a_peer_is_refused():
+    values = configure({"method": "early"}).to_dict()
+    with pytest.raises(ValueError, match=r"peer\.rank: no such setting of early, wanted one of"):
+        ExperimentConfig.from_dict(values | {"peer": {"rank": 4}})
+
+
+def test_a_peers_preset_takes_the_training_and_input_dropout_of_the_data_set():
+    ours, early = (preset("default", "mosi_public", method=method) for method in ("decalign", "early"))
+    assert early.training == ours.training and early.peer["input_dropout"] == ours.model.input_dropout
+    with pytest.raises(ValueError, match="preset: wanted 'default' with the method 'early', got 'official'"):
+        preset("official", "mosi_public", method="early")
 
 
 # --- variants: Tables 3 and 4 ---

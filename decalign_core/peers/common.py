@@ -1,0 +1,222 @@
+"""What the peers share: their configuration's common part, how features come in, how losses go out.
+
+A peer is one published method in one file: a frozen configuration derived from :class:`PeerConfig`, a module derived
+from :class:`PeerModel` from :class:`~decalign_core.types.Batch` to :class:`~decalign_core.types.Representation` and,
+where the method has losses of its own, ``objective(representation, batch, config)``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from decalign_core.nn.encoders import masked_mean
+from decalign_core.nn.text import TextEncoder
+from decalign_core.objective import ObjectiveConfig, task_loss
+from decalign_core.types import Batch, ByModality, Losses, Representation
+
+
+@dataclass(frozen=True)
+class PeerConfig:
+    """Settings that every peer has.
+
+    Attributes:
+        modalities: feature width of each modality, or its text encoder; when training, taken from the data.
+        outputs: width of the prediction; when training, taken from the data.
+        width: of a modality's summary or of its frames, as the method has it.
+        input_dropout: on raw features; a number or one by modality.
+        output_dropout: before the prediction.
+        task: loss of a regression; classes take cross-entropy.
+
+    Raises:
+        ValueError: for sizes that are not positive and rates outside [0, 1).
+    """
+
+    modalities: Mapping[str, int | TextEncoder] = field(default_factory=dict)
+    outputs: int = 1
+    width: int = 64
+    input_dropout: float | dict[str, float] = 0.0
+    output_dropout: float = 0.3
+    task: Literal["mse", "mae", "smooth_l1"] = "mae"
+
+    def __post_init__(self) -> None:
+        for name in ("outputs", "width"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"peer.{name}: wanted at least 1, got {getattr(self, name)}")
+        for name in ("input_dropout", "output_dropout"):
+            rate = getattr(self, name)
+            if not all(0 <= value < 1 for value in (rate.values() if isinstance(rate, Mapping) else [rate])):
+                raise ValueError(f"peer.{name}: wanted rates in [0, 1), got {rate}")
+        ObjectiveConfig(task=self.task)  # refuses another loss
+
+
+class PeerModel(nn.Module):
+    """A peer's network; holds the text encoders and gives out features that padding cannot touch.
+
+    Raises:
+        ValueError: for a configuration without modalities.
+    """
+
+    def __init__(self, config: PeerConfig) -> None:
+        super().__init__()
+        if not config.modalities:
+            raise ValueError("peer.modalities: wanted feature widths by name, got none")
+        self.config = config
+        encoders = {name: what for name, what in config.modalities.items() if isinstance(what, TextEncoder)}
+        self.backbones = nn.ModuleDict({name: encoder.build() for name, encoder in encoders.items()})
+        rates = config.input_dropout
+        self.input_dropouts = nn.ModuleDict(
+            {name: nn.Dropout(rates.get(name, 0.0) if isinstance(rates, Mapping) else rates) for name in self.names}
+        )
+
+    @property
+    def names(self) -> list[str]:
+        """The modalities, in order."""
+        return list(self.config.modalities)
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """Columns of each modality's frames as :meth:`frames` gives them."""
+        return {
+            name: self.backbones[name].width if name in self.backbones else what
+            for name, what in self.config.modalities.items()
+        }
+
+    def frames(self, batch: Batch) -> dict[str, Tensor]:
+        """Features ``(B, T_m, D_m)`` of a trimmed batch, encoded and dropped out, 0 where the mask is False.
+
+        Raises:
+            ValueError: where the batch's modalities are not the configuration's.
+        """
+        if set(batch.features) != set(self.names):
+            raise ValueError(f"batch: wanted the modalities {sorted(self.names)}, got {sorted(batch.features)}")
+        return {name: self._frames(name, batch.features[name], batch.masks[name]) for name in self.names}
+
+    def _frames(self, name: str, features: Tensor, mask: Tensor) -> Tensor:
+        if name in self.backbones:
+            features = self.backbones[name](features, mask)
+        return self.input_dropouts[name](features.where(mask.unsqueeze(-1), 0))
+
+
+class AverageEncoder(nn.Module):
+    """A modality's summary ``(B, width)``: mean over valid frames, then two layers (the sub-networks of TFN)."""
+
+    def __init__(self, features: int, width: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Dropout(dropout), nn.Linear(features, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU()
+        )
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """Summary of frames ``(B, T, D)`` with their mask ``(B, T)``."""
+        return self.layers(masked_mean(x, mask))
+
+
+class RecurrentEncoder(nn.Module):
+    """A modality's summary ``(B, width)``: the last valid hidden state of an LSTM (its first, if none is valid)."""
+
+    def __init__(self, features: int, width: int) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(features, width, batch_first=True)
+
+    def states(self, x: Tensor, mask: Tensor) -> Tensor:
+        """Hidden states ``(B, T, width)``, 0 where ``mask`` is False; valid frames come first in each row."""
+        return self.lstm(x)[0].where(mask.unsqueeze(-1), 0)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """Summary of frames ``(B, T, D)`` with their mask ``(B, T)``."""
+        last = last_valid(mask)
+        return self.lstm(x)[0][torch.arange(len(x), device=x.device), last]
+
+
+def last_valid(mask: Tensor) -> Tensor:
+    """Index ``(B,)`` of the last valid frame of each row of ``mask`` ``(B, T)``, 0 where none is valid."""
+    return (mask * torch.arange(mask.shape[1], device=mask.device)).amax(dim=1)
+
+
+class Objective(Protocol):
+    """What a peer minimises."""
+
+    def __call__(self, representation: Representation, batch: Batch, config: PeerConfig) -> Losses:
+        """Losses of a batch's representation."""
+        ...
+
+
+def losses(
+    representation: Representation,
+    batch: Batch,
+    config: PeerConfig,
+    auxiliary: ByModality | None = None,
+    weights: Mapping[str, float] | None = None,
+) -> Losses:
+    """The task's loss and a method's own ``auxiliary`` terms, weighted into the total; DecAlign's terms are 0."""
+    task = task_loss(representation.prediction, batch.target, ObjectiveConfig(task=config.task))
+    auxiliary, weights = auxiliary or {}, weights or {}
+    total = task + sum(weights[name] * term for name, term in auxiliary.items())
+    none = task.new_zeros(())
+    return Losses(
+        task=task,
+        decoupling=none,
+        transport=none,
+        prototype=none,
+        semantic=none,
+        mmd=none,
+        contrastive=none,
+        total=total,
+        auxiliary=auxiliary,
+    )
+
+
+class Labels(nn.Module):
+    """Further targets that a method makes for the training samples as it goes, part of a run's state.
+
+    The training loop adds ``targets(rows)`` to a batch's ``extra_targets``, shows it each representation
+    (:meth:`observe`) and tells it when an epoch is over (:meth:`end_epoch`).
+    """
+
+    def targets(self, rows: Tensor) -> dict[str, Tensor]:
+        """Targets ``(B,)`` by name, for rows of the training split."""
+        raise NotImplementedError
+
+    def observe(self, rows: Tensor, representation: Representation) -> None:
+        """Take note of a training step's representation."""
+        raise NotImplementedError
+
+    def end_epoch(self) -> None:
+        """Make new targets of what was observed."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A published method as the laboratory takes it.
+
+    Attributes:
+        config: the class of its settings.
+        model: from such settings, the network.
+        objective: its losses; the task's loss alone if not given.
+        labels: from settings and the training split, targets that it makes for itself; most make none.
+    """
+
+    config: type[PeerConfig]
+    model: Callable[[PeerConfig], PeerModel]
+    objective: Objective = losses
+    labels: Callable[[PeerConfig, Batch], Labels] | None = None
+
+
+def pooled_representation(summaries: ByModality, batch: Batch, fused: Tensor, prediction: Tensor) -> Representation:
+    """The representation of a method that has one summary ``(B, width)`` a modality and no unique and common parts."""
+    return Representation(
+        unique={},
+        common={},
+        pooled_unique={},
+        pooled_common=summaries,
+        latent=summaries,
+        masks=batch.masks,
+        fused=fused,
+        prediction=prediction,
+    )
