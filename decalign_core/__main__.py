@@ -1,4 +1,4 @@
-"""Command line: ``python -m decalign_core {train,evaluate,tables,data} ...``.
+"""Command line: ``python -m decalign_core {train,evaluate,sweep,tables,data} ...``.
 
 A wrong name, value or path ends with one line on standard error and exit code 2.
 """
@@ -50,9 +50,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> _Parser:
     parser = _Parser(prog="decalign", description=summary_of_the_package.splitlines()[0])
-    commands = parser.add_subparsers(dest="command", required=True, metavar="{train,evaluate,tables,data}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="{train,evaluate,sweep,tables,data}")
     _add_train(_command(commands, "train", _train, "train a model, or go on with a run"))
     _add_evaluate(_command(commands, "evaluate", _evaluate, "score a finished run again"))
+    _add_sweep(_command(commands, "sweep", _sweep, "run every row of a table, over seeds, in parallel"))
     _add_tables(_command(commands, "tables", _tables, "tables from run records, and the published ones"))
     data = commands.add_parser("data", help="convert, check and describe data sets", description="Work on data sets.")
     _add_data(data.add_subparsers(dest="action", required=True, metavar="{mosi-public,iemocap,check,describe}"))
@@ -68,16 +69,36 @@ def _command(commands: argparse._SubParsersAction, name: str, run: Callable, tex
 # --- train ---
 
 
-def _add_train(parser: argparse.ArgumentParser) -> None:
+def _add_data_choice(parser: argparse.ArgumentParser) -> None:
+    """What to run on, in which setting: shared by train and sweep."""
     from decalign_core.data import NAMES
-    from decalign_core.lab.experiment import METHODS, PRESETS, VARIANTS
+    from decalign_core.lab.experiment import PRESETS
 
     given = {"default": argparse.SUPPRESS}  # what is not given stays as the preset has it
     parser.add_argument("--dataset", choices=NAMES, default="synthetic", help="the data set (default: synthetic)")
     parser.add_argument("--data-dir", default="data", help="the folder that holds the data sets (default: data)")
     parser.add_argument("--protocol", help="the data set's splits or task (default: its first)", **given)
-    parser.add_argument("--fold", type=int, help="a cross-validation fold in place of the stated split", **given)
     parser.add_argument("--preset", choices=PRESETS, default="default", help="where the settings come from")
+    parser.add_argument("--text-encoder", metavar="NAME", help="a Hugging Face encoder, by name or path", **given)
+    parser.add_argument("--fine-tune", action="store_true", help="train the text encoder along", **given)
+    parser.add_argument("--device", help="auto, cpu, cuda, cuda:1, ... (default: auto)", **given)
+    parser.add_argument(
+        "--set",
+        dest="changes",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE",
+        help="any other setting, as train --print-config names it, e.g. objective.alpha=0.1",
+    )
+
+
+def _add_train(parser: argparse.ArgumentParser) -> None:
+    from decalign_core.lab.experiment import METHODS, VARIANTS
+
+    given = {"default": argparse.SUPPRESS}
+    _add_data_choice(parser)
+    parser.add_argument("--fold", type=int, help="a cross-validation fold in place of the stated split", **given)
     parser.add_argument(
         "--variant",
         choices=VARIANTS,
@@ -92,19 +113,7 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help=f"what is fitted: {', '.join(METHODS)} (default: decalign)",
     )
-    parser.add_argument("--text-encoder", metavar="NAME", help="a Hugging Face encoder, by name or path", **given)
-    parser.add_argument("--fine-tune", action="store_true", help="train the text encoder along", **given)
     parser.add_argument("--seed", type=int, help="of initialisation, data order and dropout (default: 1111)", **given)
-    parser.add_argument("--device", help="auto, cpu, cuda, cuda:1, ... (default: auto)", **given)
-    parser.add_argument(
-        "--set",
-        dest="changes",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="KEY=VALUE",
-        help="any other setting, as --print-config names it, e.g. objective.alpha=0.1",
-    )
     parser.add_argument("--run-dir", metavar="DIR", help="the run's folder (default: runs/DATASET/METHOD-VARIANT-SEED)")
     parser.add_argument("--no-resume", action="store_true", help="start over, whatever the folder holds")
     parser.add_argument("--print-config", action="store_true", help="print the whole configuration and stop")
@@ -159,6 +168,74 @@ def _print_metrics(by_split: dict[str, dict[str, float]]) -> None:
     print("".join([f"{'':8}", *(f"{name:>11}" for name in names)]))
     for split, metrics in by_split.items():
         print("".join([f"{split:8}", *(f"{metrics[name]:11.4f}" for name in names)]))
+
+
+# --- sweep ---
+
+
+def _add_sweep(parser: argparse.ArgumentParser) -> None:
+    from decalign_core.lab.sweep import SEEDS, TABLES
+
+    parser.add_argument("tables", choices=TABLES, nargs="+", metavar="TABLE", help=f"whose rows: {', '.join(TABLES)}")
+    _add_data_choice(parser)
+    parser.add_argument(
+        "--seeds", type=int, nargs="+", default=list(SEEDS), metavar="SEED", help="(default: %(default)s)"
+    )
+    parser.add_argument(
+        "--folds",
+        type=_fold,
+        nargs="+",
+        default=[None],
+        metavar="FOLD",
+        help="cross-validation folds, and 'stated' for the stated split (default: stated)",
+    )
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="processes on this machine (default: 1)")
+    parser.add_argument("--scheduler", default="", metavar="ADDRESS", help="a Dask scheduler, e.g. tcp://host:8786")
+    parser.add_argument("--notebook", default="", metavar="FILE", help="run this notebook by papermill for each cell")
+    parser.add_argument("--out", metavar="DIR", help="the folder of runs and tables (default: runs/sweep/DATASET)")
+    parser.add_argument("--dry-run", action="store_true", help="list the runs and whether they are done, and stop")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+
+
+def _fold(text: str) -> int | None:
+    return None if text == "stated" else int(text)
+
+
+def _sweep(arguments: argparse.Namespace) -> None:
+    import pandas as pd
+
+    from decalign_core.lab.results import wide
+    from decalign_core.lab.sweep import TABLES, cells, is_finished, sweep
+
+    parts = [arguments.dataset, getattr(arguments, "protocol", "")]
+    out = Path(arguments.out or Path("runs") / "sweep" / "-".join(part for part in parts if part))
+    wanted = cells(
+        [row for table in dict.fromkeys(arguments.tables) for row in TABLES[table]],
+        out,
+        seeds=arguments.seeds,
+        folds=arguments.folds,
+        dataset=arguments.dataset,
+        protocol=getattr(arguments, "protocol", ""),
+        text_encoder=getattr(arguments, "text_encoder", ""),
+        preset_name=arguments.preset,
+        changes=_changes(arguments),
+        notebook=arguments.notebook,
+    )
+    if arguments.dry_run:
+        for cell in wanted:
+            print(f"{'done' if is_finished(cell) else 'open'}  {cell.name:50} {cell.folder.name}")
+        return
+    progress = not arguments.quiet
+    outcomes = sweep(wanted, out, jobs=arguments.jobs, scheduler=arguments.scheduler, progress=progress)
+    failed = [outcome for outcome in outcomes if outcome.error]
+    if len(failed) < len(outcomes):
+        print(_as_plain(wide(pd.read_csv(out / "summary.csv"))), end="")
+    print(f"{len(outcomes) - len(failed)} of {len(outcomes)} runs finished, {out / 'runs.csv'}")
+    if failed:
+        first = failed[0]
+        raise ValueError(
+            f"{len(failed)} runs ended in an error ({out / 'failures.csv'}); {first.cell.name}: {first.error}"
+        )
 
 
 # --- evaluate ---

@@ -37,7 +37,7 @@ _NAMES = {
     "sims": ("acc2", "acc3", "acc5", "f1", "mae", "corr"),
     "emotion": ("wacc", "waf1"),
 }
-_SIMS_EDGES = {"acc2": (0.0,), "acc3": (-0.1, 0.1), "acc5": (-0.7, -0.1, 0.1, 0.7)}
+SIMS_EDGES = {"acc2": (0.0,), "acc3": (-0.1, 0.1), "acc5": (-0.7, -0.1, 0.1, 0.7)}
 
 
 def metric_names(scale: str) -> tuple[str, ...]:
@@ -126,16 +126,16 @@ def _mosi(p: NDArray, y: NDArray) -> dict[str, float]:
 
 
 def _sims(p: NDArray, y: NDArray) -> dict[str, float]:
-    bins = {name: (_bins(p, edges), _bins(y, edges)) for name, edges in _SIMS_EDGES.items()}
-    accuracies = {name: _accuracy(*pair) for name, pair in bins.items()}
+    pairs = {name: (bins(p, edges), bins(y, edges)) for name, edges in SIMS_EDGES.items()}
+    accuracies = {name: _accuracy(*pair) for name, pair in pairs.items()}
     return accuracies | {
-        "f1": _weighted_f1(*bins["acc2"]),
+        "f1": _weighted_f1(*pairs["acc2"]),
         "mae": np.abs(p - y).mean(),
         "corr": _correlation(p, y),
     }
 
 
-def _bins(values: NDArray, edges: tuple[float, ...]) -> NDArray:
+def bins(values: NDArray, edges: tuple[float, ...]) -> NDArray:
     """Index of the left-open, right-closed bin of each value; the edges are taken in the values' own type."""
     return np.searchsorted(np.asarray(edges, dtype=values.dtype), values, side="left")
 

@@ -1,0 +1,328 @@
+"""Many runs: the rows of a table times seeds and folds, each run once, in parallel, whatever happens to one of them.
+
+:data:`TABLES` names the rows. A run lies in ``OUT/runs/METHOD-VARIANT-SEED-HASH``, the hash being its configuration's:
+what is finished is not run again, tables that share a row share its run, and a killed sweep goes on where it was, to
+the epoch. Beside the runs lie ``runs.csv`` (a row a run) and ``failures.csv``, rewritten whenever a run ends, and, at
+the end, ``summary.csv`` (see :mod:`decalign_core.lab.comparison`), ``confusion.csv`` and ``gap.csv`` (see
+:mod:`decalign_core.lab.inspection`).
+
+Runs are spread over processes of this machine, or over the workers of a Dask cluster that see the same folders.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from filelock import FileLock
+from tqdm.auto import tqdm
+
+from decalign_core.files import atomic_path
+from decalign_core.lab.comparison import comparison
+from decalign_core.lab.controls import CONTROLS
+from decalign_core.lab.experiment import VARIANTS, DataConfig, ExperimentConfig, configure, preset
+from decalign_core.lab.inspection import inspect
+from decalign_core.lab.results import RunRecord, published
+from decalign_core.lab.training import load_splits, train
+from decalign_core.peers import PEERS
+from decalign_core.types import Splits
+
+SEEDS = (1111, 1112, 1113, 1114, 1115)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of a table: a method, what it is called, and the settings in which it differs from the preset."""
+
+    method: str = "decalign"
+    variant: str = "full"
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+_TEXT = {"data.modalities": ["text"]}
+_CONTROLS = [Row(method, *what) for method in CONTROLS for what in (("full",), ("text", _TEXT))]
+_PEERS = [Row(method) for method in PEERS]
+
+
+def _rows(*variants: str) -> list[Row]:
+    return [Row(variant=variant) for variant in variants]
+
+
+def _grid() -> list[Row]:
+    points = published("figure7")[["alpha", "beta"]].drop_duplicates().itertuples(index=False)
+    named = [(f"alpha={alpha:g},beta={beta:g}", alpha, beta) for alpha, beta in points]
+    return [Row("decalign", name, {"objective.alpha": a, "objective.beta": b}) for name, a, b in named]
+
+
+_TABLE3 = ("full", "no_homo", "no_hete", "no_hete_keep_transformer", "no_hete_homo", "no_mfd")
+_TABLE4 = ("full", "no_mmd", "no_sem", "no_ct_transformer", "no_ct_contrastive", "no_proto_ot")
+COMPONENTS = (2, 4, 7, 10, 13, 16)
+
+TABLES: dict[str, list[Row]] = {
+    "table1": [Row(), *_PEERS, Row("early", "text", _TEXT), *_CONTROLS],
+    "table2": [Row(), *_PEERS, *_CONTROLS],
+    "table3": [*_rows(*_TABLE3), *_CONTROLS],
+    "table4": [*_rows(*_TABLE4), *_CONTROLS],
+    "figure7": _grid(),
+    "prototypes": [Row("decalign", f"K={count}", {"objective.components": count}) for count in COMPONENTS],
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a sweep.
+
+    Attributes:
+        folder: the run's folder.
+        config: what is run.
+        settings: what its row changed, as columns of the table of runs.
+        notebook: the notebook to run by papermill in place of a plain run, "" for none.
+    """
+
+    folder: Path
+    config: ExperimentConfig
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    notebook: str = ""
+
+    @property
+    def name(self) -> str:
+        """What it is called in messages."""
+        fold = "" if self.config.data.fold is None else f" fold {self.config.data.fold}"
+        return f"{self.config.method} {self.config.variant} seed {self.config.training.seed}{fold}"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended: its record, or what went wrong in one line."""
+
+    cell: Cell
+    record: RunRecord | None = None
+    error: str = ""
+
+
+def cells(
+    rows: Iterable[Row],
+    out: str | Path,
+    *,
+    seeds: Sequence[int] = SEEDS,
+    folds: Sequence[int | None] = (None,),
+    dataset: str = "synthetic",
+    protocol: str = "",
+    text_encoder: str = "",
+    preset_name: str = "default",
+    changes: Mapping[str, Any] | None = None,
+    notebook: str = "",
+) -> list[Cell]:
+    """The runs of a table's ``rows``, ordered so that those on the same data follow one another.
+
+    A control has no seed: it is run once a fold, with the first. Two rows of one configuration are one run.
+
+    Raises:
+        ValueError: for names and values that no configuration takes.
+    """
+    found: dict[str, Cell] = {}
+    for fold in folds:
+        for row in sorted(rows, key=lambda row: "data.modalities" in row.settings):
+            base = preset(preset_name, dataset, protocol, text_encoder, row.method)
+            base = (
+                with_variant(base, row.variant)
+                if row.variant in VARIANTS
+                else configure({"variant": row.variant}, base)
+            )
+            shared = {"data.fold": fold} | dict(changes or {}) | dict(row.settings)
+            for seed in seeds[:1] if row.method in CONTROLS else seeds:
+                config = configure(shared | {"training.seed": seed}, base)
+                folder = f"{row.method}-{row.variant}-{seed}-{config.hash()}"
+                swept = {key: value for key, value in row.settings.items() if not isinstance(value, (list, dict))}
+                found.setdefault(config.hash(), Cell(Path(out) / "runs" / folder, config, swept, notebook))
+    return list(found.values())
+
+
+def sweep(
+    wanted: Sequence[Cell], out: str | Path, *, jobs: int = 1, scheduler: str = "", progress: bool = True
+) -> list[Outcome]:
+    """Run what is not finished yet and write the tables; outcomes in the order of ``wanted``.
+
+    Args:
+        wanted: the runs.
+        out: the folder of the tables.
+        jobs: processes on this machine; each run keeps to the threads of its configuration.
+        scheduler: address of a Dask scheduler, in place of processes.
+        progress: show a bar with the time left.
+
+    Raises:
+        ValueError: for a number of jobs below 1, or a scheduler that cannot be reached.
+    """
+    if jobs < 1:
+        raise ValueError(f"jobs: wanted at least 1, got {jobs}")
+    Path(out).mkdir(parents=True, exist_ok=True)
+    done = {cell.folder: outcome for cell in wanted if (outcome := _finished(cell))}
+    waiting = [cell for cell in wanted if cell.folder not in done]
+    with tqdm(total=len(wanted), initial=len(done), disable=not progress, unit="run") as bar:
+        for outcome in _outcomes(waiting, jobs, scheduler):
+            done[outcome.cell.folder] = outcome
+            bar.set_postfix_str(outcome.cell.name)
+            bar.update()
+            if outcome.error:
+                tqdm.write(f"{outcome.cell.name}: {outcome.error}")
+            _write_runs([done[cell.folder] for cell in wanted if cell.folder in done], Path(out))
+    outcomes = [done[cell.folder] for cell in wanted]
+    _write_runs(outcomes, Path(out))
+    _write_rest(outcomes, Path(out))
+    return outcomes
+
+
+def is_finished(cell: Cell) -> bool:
+    """Whether the cell's folder holds its record."""
+    return _finished(cell) is not None
+
+
+def _finished(cell: Cell) -> Outcome | None:
+    path = cell.folder / "record.json"
+    record = RunRecord.load(path) if path.is_file() else None
+    return Outcome(cell, record) if record and record.config_hash == cell.config.hash() else None
+
+
+def _outcomes(waiting: list[Cell], jobs: int, scheduler: str) -> Iterator[Outcome]:
+    if not waiting:
+        return
+    if scheduler:
+        with _dask(scheduler) as executor:
+            yield from _collected(executor, waiting)
+    elif jobs == 1:
+        yield from map(run_cell, waiting)
+    else:
+        yield from _in_processes(waiting, jobs)
+
+
+def _in_processes(waiting: list[Cell], jobs: int) -> Iterator[Outcome]:
+    """A process that dies takes its pool along: what was lost is run again, each run in a pool of its own."""
+    lost = []
+    with _pool(min(jobs, len(waiting))) as pool:
+        for outcome in _collected(pool, waiting):
+            if outcome.error == _DIED:
+                lost.append(outcome.cell)
+            else:
+                yield outcome
+    for cell in lost:
+        with _pool(1) as pool:
+            yield from _collected(pool, [cell])
+
+
+def _pool(workers: int) -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
+
+
+_DIED = "its process died (killed, or out of memory)"
+
+
+def _collected(executor: Executor, waiting: list[Cell]) -> Iterator[Outcome]:
+    futures = {executor.submit(run_cell, cell): cell for cell in waiting}
+    for future in as_completed(futures):
+        try:
+            yield future.result()
+        except BrokenProcessPool:
+            yield Outcome(futures[future], error=_DIED)
+        except Exception as error:  # a worker of the cluster that was lost; run_cell itself raises nothing
+            yield Outcome(futures[future], error=_line(error))
+
+
+@contextmanager
+def _dask(address: str) -> Iterator[Executor]:
+    try:
+        from distributed import Client
+    except ImportError:
+        raise ImportError('--scheduler needs Dask: pip install "decalign-core[sweep]"') from None
+    try:
+        client = Client(address, timeout=10)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"scheduler: wanted the address of one that is running, got {address!r} ({error})") from None
+    with client, client.get_executor(pure=False, retries=1) as executor:
+        yield executor
+
+
+def run_cell(cell: Cell) -> Outcome:
+    """Run one cell to its end, in this process; an error is told in the outcome.
+
+    A second sweep that comes to the same run waits for the first and takes its result.
+    """
+    try:
+        cell.folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(cell.folder.with_suffix(".lock")):
+            record = _notebook_run(cell) if cell.notebook else _plain_run(cell)
+        return Outcome(cell, record)
+    except Exception as error:
+        return Outcome(cell, error=_line(error))
+
+
+def _plain_run(cell: Cell) -> RunRecord:
+    splits = _splits(cell.config.data)
+    record = train(cell.config, splits, run_dir=cell.folder, progress=False)
+    inspect(cell.folder, splits)
+    return record
+
+
+def _notebook_run(cell: Cell) -> RunRecord:
+    import papermill
+
+    target = cell.folder / Path(cell.notebook).name
+    known = papermill.inspect_notebook(cell.notebook)
+    given = {name: value for name, value in _parameters(cell).items() if name in known}
+    papermill.execute_notebook(cell.notebook, str(target), parameters=given, progress_bar=False, log_output=False)
+    finished = _finished(cell)
+    if finished is None:
+        raise ValueError(
+            f"{cell.notebook}: wanted the run {cell.config.hash()} in {cell.folder}, the notebook made none"
+        )
+    inspect(cell.folder, _splits(cell.config.data))
+    return finished.record
+
+
+def _parameters(cell: Cell) -> dict[str, Any]:
+    data, root = cell.config.data, str(Path(cell.config.data.root).resolve())
+    of_data = {"dataset": data.dataset, "protocol": data.protocol, "data_dir": root, "text_encoder": data.text_encoder}
+    of_run = {"variant": cell.config.variant, "seed": cell.config.training.seed, "run_dir": str(cell.folder.resolve())}
+    of_row = {key.rpartition(".")[2]: value for key, value in cell.settings.items()}
+    return {"profile": "full", "device": cell.config.training.device} | of_data | of_run | of_row
+
+
+@lru_cache(maxsize=2)
+def _splits(data: DataConfig) -> Splits:
+    return load_splits(ExperimentConfig(data=data))
+
+
+def _line(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())[:500]
+
+
+def _write_runs(outcomes: Sequence[Outcome], out: Path) -> None:
+    rows = [o.record.row() | {"versions": _versions(o.record)} | dict(o.cell.settings) for o in outcomes if o.record]
+    _write(pd.DataFrame(rows), out / "runs.csv")
+    failed = [{"run": o.cell.folder.name, "error": o.error} for o in outcomes if o.error]
+    _write(pd.DataFrame(failed, columns=["run", "error"]), out / "failures.csv")
+
+
+def _write_rest(outcomes: Sequence[Outcome], out: Path) -> None:
+    folders = [outcome.cell.folder for outcome in outcomes if outcome.record]
+    for name in ("confusion.csv", "gap.csv"):
+        tables = [pd.read_csv(folder / name) for folder in folders if (folder / name).is_file()]
+        if tables:
+            _write(pd.concat(tables, ignore_index=True), out / name)
+    _write(comparison(folders), out / "summary.csv")
+
+
+def _versions(record: RunRecord) -> str:
+    return " ".join(f"{name}={version}" for name, version in record.versions.items())
+
+
+def _write(table: pd.DataFrame, path: Path) -> None:
+    with atomic_path(path) as temporary:
+        table.to_csv(temporary, index=False)
