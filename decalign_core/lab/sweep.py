@@ -132,12 +132,8 @@ def cells(
     for fold in folds:
         for row in sorted(rows, key=lambda row: "data.modalities" in row.settings):
             base = preset(preset_name, dataset, protocol, text_encoder, row.method)
-            base = (
-                with_variant(base, row.variant)
-                if row.variant in VARIANTS
-                else configure({"variant": row.variant}, base)
-            )
-            shared = {"data.fold": fold} | dict(changes or {}) | dict(row.settings)
+            named = VARIANTS.get(row.variant, {}) | {"variant": row.variant}
+            shared = named | {"data.fold": fold} | dict(changes or {}) | dict(row.settings)
             for seed in seeds[:1] if row.method in CONTROLS else seeds:
                 config = configure(shared | {"training.seed": seed}, base)
                 folder = f"{row.method}-{row.variant}-{seed}-{config.hash()}"
