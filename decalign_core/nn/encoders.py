@@ -11,6 +11,7 @@ Every module takes a mask, True at valid frames, and returns 0 elsewhere: what p
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 
@@ -18,6 +19,11 @@ def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
     """Mean of frames ``(B, T, d)`` over the valid ones of ``mask`` ``(B, T)``: ``(B, d)``, 0 where none is valid."""
     kept = x.where(mask.unsqueeze(-1), 0)
     return kept.sum(dim=1) / mask.sum(dim=1, keepdim=True).clamp_min(1)
+
+
+def last_valid(mask: Tensor) -> Tensor:
+    """Index ``(B,)`` of the last valid frame of each row of ``mask`` ``(B, T)``, 0 where none is valid."""
+    return (mask * torch.arange(mask.shape[1], device=mask.device)).amax(dim=1)
 
 
 class TemporalProjection(nn.Module):

@@ -21,7 +21,10 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+
+from decalign_core.nn.encoders import last_valid
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,9 @@ class TextEncoder:
         return TextBackbone(self)
 
 
+LIKE_LENGTH = 16  # texts that a CPU encodes together
+
+
 class TextBackbone(nn.Module):
     """The pretrained encoder: token ids in, last hidden states out.
 
@@ -91,12 +97,22 @@ class TextBackbone(nn.Module):
         return self
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """Last hidden states ``(B, T, width)`` of token ids ``(B, T)``; frames outside ``mask`` (B, T) are 0."""
+        """Last hidden states ``(B, T, width)`` of token ids ``(B, T)``; frames outside ``mask`` (B, T) are 0.
+
+        On a CPU texts of like length go together, cut to their longest: the same states from a fraction of the work.
+        """
+        with torch.set_grad_enabled(self.fine_tune and torch.is_grad_enabled()):
+            if ids.device.type != "cpu" or len(ids) <= LIKE_LENGTH:
+                return self._states(ids, mask)
+            order = last_valid(mask).argsort(stable=True)
+            parts = [self._states(*_cut(ids[rows], mask[rows]), ids.shape[1]) for rows in order.split(LIKE_LENGTH)]
+            return torch.cat(parts)[order.argsort()]
+
+    def _states(self, ids: Tensor, mask: Tensor, length: int = 0) -> Tensor:
         # A text that is absent altogether attends to its first frame: a softmax over nothing would give NaN.
         attended = mask | (~mask.any(dim=1, keepdim=True) & (torch.arange(mask.shape[1], device=mask.device) == 0))
-        with torch.set_grad_enabled(self.fine_tune and torch.is_grad_enabled()):
-            states = self.encoder(input_ids=ids, attention_mask=attended.long()).last_hidden_state
-        return states.masked_fill(~mask.unsqueeze(-1), 0.0)
+        states = self.encoder(input_ids=ids, attention_mask=attended.long()).last_hidden_state
+        return F.pad(states.masked_fill(~mask.unsqueeze(-1), 0.0), (0, 0, 0, max(0, length - ids.shape[1])))
 
     def fingerprint(self) -> str:
         """Hexadecimal digest of the configuration and every weight."""
@@ -105,6 +121,11 @@ class TextBackbone(nn.Module):
             digest.update(f"{name}{values.dtype}{tuple(values.shape)}".encode())
             digest.update(np.ascontiguousarray(values.cpu().numpy()).data)
         return digest.hexdigest()
+
+
+def _cut(ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    length = int(last_valid(mask).max()) + 1
+    return ids[:, :length], mask[:, :length]
 
 
 def split_text_bert(text_bert: Tensor | np.ndarray) -> tuple[Tensor, Tensor]:

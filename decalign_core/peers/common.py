@@ -14,7 +14,7 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor, nn
 
-from decalign_core.nn.encoders import masked_mean
+from decalign_core.nn.encoders import last_valid, masked_mean
 from decalign_core.nn.text import TextEncoder
 from decalign_core.objective import ObjectiveConfig, task_loss
 from decalign_core.types import Batch, ByModality, Losses, Representation
@@ -131,11 +131,6 @@ class RecurrentEncoder(nn.Module):
         """Summary of frames ``(B, T, D)`` with their mask ``(B, T)``."""
         last = last_valid(mask)
         return self.lstm(x)[0][torch.arange(len(x), device=x.device), last]
-
-
-def last_valid(mask: Tensor) -> Tensor:
-    """Index ``(B,)`` of the last valid frame of each row of ``mask`` ``(B, T)``, 0 where none is valid."""
-    return (mask * torch.arange(mask.shape[1], device=mask.device)).amax(dim=1)
 
 
 class Objective(Protocol):

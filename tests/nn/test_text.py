@@ -8,6 +8,7 @@ import pytest
 import tiny_bert
 import torch
 
+from decalign_core.nn import text
 from decalign_core.nn.text import TextBackbone, TextEncoder, encode, split_text_bert
 
 transformers = pytest.importorskip("transformers", reason="the optional extra decalign-core[text] is not installed")
@@ -46,6 +47,22 @@ def test_padding_further_changes_no_valid_state(folder):
     longer = backbone(pad(ids, (0, 9), value=5), pad(mask, (0, 9)))
     assert (longer[:, :7] - states).abs().max() <= 1e-5
     assert longer[:, 7:].eq(0).all()
+
+
+def test_texts_of_like_length_together_give_the_states_and_gradients_of_one_piece(folder, monkeypatch):
+    backbone = TextEncoder(folder, fine_tune=True).build().eval()
+    ids, mask = TextEncoder(folder).tokens(TEXTS)
+    mask[1] = False
+
+    def run(together):
+        monkeypatch.setattr(text, "LIKE_LENGTH", together)
+        states = backbone(ids, mask)
+        backbone.zero_grad()
+        states.square().sum().backward()
+        return [states, *(parameter.grad.clone() for parameter in backbone.parameters())]
+
+    for found, wanted in zip(run(2), run(64), strict=True):
+        assert (found - wanted).abs().max() <= 1e-5
 
 
 def test_absent_text_gives_zeros_and_finite_gradients(folder):
