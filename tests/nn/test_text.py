@@ -142,8 +142,8 @@ def test_encode_gives_each_text_its_own_states_in_the_given_order(folder):
     states, mask = encode(encoder, TEXTS, batch_size=2)
     assert states.shape == (3, 7, 16) and states.dtype == torch.float32 and not states.requires_grad
     backbone = TextEncoder(folder).build()
-    for row, text in enumerate(TEXTS):
-        alone = backbone(*encoder.tokens([text]))[0]
+    for row, words in enumerate(TEXTS):
+        alone = backbone(*encoder.tokens([words]))[0]
         assert (states[row, : len(alone)] - alone).abs().max() <= 1e-5
         assert states[row, len(alone) :].eq(0).all() and mask[row].sum() == len(alone)
 
