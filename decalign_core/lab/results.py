@@ -189,6 +189,28 @@ def _interval(values: pd.Series, confidence: float) -> dict[str, float]:
     return {"n": n, "mean": mean, "sd": deviation, "low": mean - half, "high": mean + half}
 
 
+RESULTS = Path(__file__).resolve().parents[2] / "data" / "results"
+_KINDS = ("summary", "confusion", "gap")
+
+
+def committed(kind: str = "runs", folder: str | Path | None = None) -> pd.DataFrame:
+    """The committed records, all data sets together; empty where there are none.
+
+    Args:
+        kind: "runs" (a row a run), "summary" (means, intervals, paired differences), "confusion" or "gap".
+        folder: where they lie, ``data/results`` if None.
+
+    Raises:
+        ValueError: for another kind.
+    """
+    if kind not in ("runs", *_KINDS):
+        raise ValueError(f"kind: wanted one of runs, {', '.join(_KINDS)}, got {kind!r}")
+    files = sorted(Path(folder or RESULTS).glob("*.csv"))
+    kinds = {path: next((name for name in _KINDS if path.stem.endswith(f"_{name}")), "runs") for path in files}
+    tables = [pd.read_csv(path) for path in files if kinds[path] == kind]
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=[*KEYS])
+
+
 PUBLISHED = Path(__file__).resolve().parents[2] / "data" / "published"
 
 
