@@ -80,7 +80,7 @@ def _scale(record: RunRecord) -> str:
 
 
 def _test_part(path: Path) -> pd.DataFrame:
-    table = pd.read_csv(path, dtype={"id": str}, float_precision="round_trip")
+    table = pd.read_csv(path, dtype={"id": str})
     return table[table["split"] == "test"].reset_index(drop=True)
 
 

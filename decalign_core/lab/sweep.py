@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -133,12 +133,13 @@ def cells(
         for row in sorted(rows, key=lambda row: "data.modalities" in row.settings):
             base = preset(preset_name, dataset, protocol, text_encoder, row.method)
             named = VARIANTS.get(row.variant, {}) | {"variant": row.variant}
-            shared = named | {"data.fold": fold} | dict(changes or {}) | dict(row.settings)
+            first = configure(named | {"data.fold": fold} | dict(changes or {}) | dict(row.settings), base)
+            swept = {key: value for key, value in row.settings.items() if not isinstance(value, (list, dict))}
             for seed in seeds[:1] if row.method in CONTROLS else seeds:
-                config = configure(shared | {"training.seed": seed}, base)
-                folder = f"{row.method}-{row.variant}-{seed}-{config.hash()}"
-                swept = {key: value for key, value in row.settings.items() if not isinstance(value, (list, dict))}
-                found.setdefault(config.hash(), Cell(Path(out) / "runs" / folder, config, swept, notebook))
+                config = replace(first, training=replace(first.training, seed=seed))
+                identity = config.hash()
+                folder = Path(out) / "runs" / f"{row.method}-{row.variant}-{seed}-{identity}"
+                found.setdefault(identity, Cell(folder, config, swept, notebook))
     return list(found.values())
 
 

@@ -1,0 +1,201 @@
+"""A sweep: every row once, whatever is killed, lost or broken on the way, on processes and on a Dask cluster."""
+
+import multiprocessing
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pandas as pd
+import pytest
+
+from decalign_core.__main__ import main
+from decalign_core.lab.experiment import METHODS, VARIANTS
+from decalign_core.lab.results import COLUMNS, published
+from decalign_core.lab.sweep import SEEDS, TABLES, Row, cells, is_finished, sweep
+from decalign_core.peers import PEERS
+
+SMALL = {
+    "model.width": 8,
+    "model.heads": 2,
+    "model.layers": 1,
+    "objective.em_steps": 1,
+    "objective.sinkhorn_iterations": 3,
+    "training.epochs": 1,
+    "training.batch_size": 150,
+    "training.device": "cpu",
+}
+ARGUMENTS = [f"{key}={value}" for key, value in SMALL.items()]
+TWO = [Row(), Row(variant="no_homo")]
+
+
+def small(rows, out, seeds=(1, 2), **options):
+    return cells(rows, out, seeds=seeds, changes=SMALL | options.pop("changes", {}), **options)
+
+
+def same_results(one, two):
+    """The tables of two folders, the clock, the memory and the commit aside."""
+    tables = [pd.read_csv(folder / "runs.csv") for folder in (one, two)]
+    pd.testing.assert_frame_equal(*(table.drop(columns=["seconds", "peak_memory", "commit"]) for table in tables))
+
+
+# --- which runs ---
+
+
+def test_tables_have_the_rows_of_the_paper():
+    variants = {name: {row.variant for row in rows if row.method == "decalign"} for name, rows in TABLES.items()}
+    assert variants["table3"] | variants["table4"] == set(VARIANTS)
+    methods = {row.method for row in TABLES["table1"]}
+    assert methods == set(METHODS) and set(PEERS) < methods
+    for name in ("table1", "table2", "table3", "table4"):
+        controls = {(row.method, row.variant) for row in TABLES[name] if row.method in ("ridge", "svr")}
+        assert controls == {("ridge", "full"), ("ridge", "text"), ("svr", "full"), ("svr", "text")}
+    points = published("figure7")[["alpha", "beta"]].drop_duplicates().to_numpy().tolist()
+    grid = [[row.settings["objective.alpha"], row.settings["objective.beta"]] for row in TABLES["figure7"]]
+    assert sorted(grid) == sorted(points) and len(grid) == 25
+
+
+def test_one_cell_a_configuration(tmp_path):
+    both = small([*TABLES["table3"], *TABLES["table4"]], tmp_path)
+    hashes = [cell.config.hash() for cell in both]
+    assert len(hashes) == len(set(hashes))
+    names = {(cell.config.method, cell.config.variant) for cell in both}
+    assert {name for method, name in names if method == "decalign"} == set(VARIANTS)
+    assert sum(cell.config.method == "ridge" for cell in both) == 2, "a control has no seed"
+    assert len(small(TWO, tmp_path, folds=(None, 0, 1))) == 2 * 2 * 3
+    assert len(SEEDS) == 5
+
+
+def test_a_grid_point_is_a_column(tmp_path):
+    cell = small(TABLES["figure7"][:1], tmp_path, seeds=(1,))[0]
+    assert cell.config.objective.alpha == cell.settings["objective.alpha"]
+    assert cell.config.variant == f"alpha={cell.config.objective.alpha:g},beta={cell.config.objective.beta:g}"
+
+
+def test_wrong_settings_are_told_before_anything_runs(tmp_path):
+    with pytest.raises(ValueError, match="objective.alhpa: no such setting"):
+        small(TWO, tmp_path, changes={"objective.alhpa": 1})
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(ValueError, match="jobs: wanted at least 1, got 0"):
+        sweep([], tmp_path, jobs=0)
+
+
+# --- running them ---
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """Two rows and two seeds, one after the other in this process."""
+    out = tmp_path_factory.mktemp("alone")
+    wanted = small(TWO, out)
+    return out, wanted, sweep(wanted, out, progress=False)
+
+
+def test_a_sweep_leaves_runs_and_tables(alone):
+    out, wanted, outcomes = alone
+    assert [outcome.cell for outcome in outcomes] == wanted and not any(outcome.error for outcome in outcomes)
+    runs = pd.read_csv(out / "runs.csv")
+    assert list(runs.columns[: len(COLUMNS)]) == list(COLUMNS) and len(runs) == 4
+    assert runs["versions"].str.contains("torch=").all()
+    table = pd.read_csv(out / "summary.csv").set_index(["variant", "metric"])
+    of_row = runs[runs["variant"] == "no_homo"]["mae"]
+    assert table.loc[("no_homo", "mae"), "mean"] == pytest.approx(of_row.mean())
+    difference = of_row.mean() - runs[runs["variant"] == "full"]["mae"].mean()
+    assert table.loc[("no_homo", "mae"), "difference"] == pytest.approx(difference, abs=1e-6)
+    assert table.loc["full", "difference"].isna().all()
+    assert pd.read_csv(out / "failures.csv").empty
+    assert pd.read_csv(out / "confusion.csv")["count"].sum() == 4 * 200
+    assert set(pd.read_csv(out / "gap.csv")["part"]) == {"pooled_unique", "pooled_common", "latent"}
+
+
+def test_what_is_done_is_not_run_again(alone):
+    out, wanted, outcomes = alone
+    assert all(is_finished(cell) for cell in wanted)
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("record.json")}
+    again = sweep(small(TWO, out), out, jobs=2, progress=False)
+    assert [outcome.record for outcome in again] == [outcome.record for outcome in outcomes]
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("record.json")} == before
+
+
+def test_processes_change_nothing_and_one_that_dies_is_made_up_for(alone, tmp_path):
+    def kill_the_first_that_starts():
+        while not multiprocessing.active_children():
+            time.sleep(0.05)
+        time.sleep(2)
+        multiprocessing.active_children()[0].kill()
+
+    killer = threading.Thread(target=kill_the_first_that_starts)
+    killer.start()
+    outcomes = sweep(small(TWO, tmp_path), tmp_path, jobs=2, progress=False)
+    killer.join()
+    assert not any(outcome.error for outcome in outcomes)
+    same_results(alone[0], tmp_path)
+
+
+def test_a_dask_cluster_changes_nothing(alone, tmp_path):
+    distributed = pytest.importorskip("distributed", reason="the optional extra decalign-core[sweep] is not installed")
+    options = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None, "silence_logs": 50}
+    with distributed.LocalCluster(**options) as cluster:
+        outcomes = sweep(small(TWO, tmp_path), tmp_path, scheduler=cluster.scheduler_address, progress=False)
+    assert not any(outcome.error for outcome in outcomes)
+    same_results(alone[0], tmp_path)
+
+
+def test_a_failed_run_is_reported_and_the_rest_goes_on(tmp_path, capsys):
+    missing = cells(TWO[:1], tmp_path, seeds=(1,), dataset="mosi", changes={"data.root": str(tmp_path / "nowhere")})
+    outcomes = sweep([*missing, *small(TWO[:1], tmp_path, seeds=(1,))], tmp_path, progress=False)
+    assert [bool(outcome.error) for outcome in outcomes] == [True, False]
+    assert "\n" not in outcomes[0].error and "nowhere" in outcomes[0].error
+    assert len(pd.read_csv(tmp_path / "runs.csv")) == 1
+    assert "nowhere" in pd.read_csv(tmp_path / "failures.csv")["error"][0]
+
+
+# --- the command line ---
+
+
+def command(out, *more):
+    arguments = ["sweep", "table3", "--seeds", "1", "--quiet", "--out", str(out), "--set", *ARGUMENTS]
+    return [*arguments, *more]
+
+
+def test_a_killed_sweep_goes_on(tmp_path, capsys):
+    killed = subprocess.Popen([sys.executable, "-m", "decalign_core", *command(tmp_path / "killed")])
+    deadline = time.monotonic() + 120
+    while not list((tmp_path / "killed").rglob("record.json")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    assert list((tmp_path / "killed").rglob("record.json"))
+    assert main(command(tmp_path / "killed")) == 0 == main(command(tmp_path / "undisturbed"))
+    same_results(tmp_path / "killed", tmp_path / "undisturbed")
+    assert "10 of 10 runs finished" in capsys.readouterr().out
+
+
+def test_a_dry_run_says_what_is_open(tmp_path, capsys):
+    assert main(command(tmp_path / "new", "--dry-run")) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 10 and all(line.startswith("open") for line in lines)
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["sweep", "table9"], "table9"),
+        (["sweep", "table3", "--jobs", "0"], "jobs: wanted at least 1, got 0"),
+        (["sweep", "table3", "--folds", "one"], "--folds: invalid"),
+        (
+            ["sweep", "table3", "--scheduler", "tcp://127.0.0.1:1"],
+            "scheduler: wanted the address of one that is running",
+        ),
+    ],
+)
+def test_wrong_arguments_end_in_one_line(arguments, said, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    try:
+        code = main(arguments)
+    except SystemExit as stop:
+        code = stop.code
+    error = capsys.readouterr().err.strip()
+    assert code == 2 and said in error and "Traceback" not in error
