@@ -92,14 +92,22 @@ class PeerModel(nn.Module):
         Raises:
             ValueError: where the batch's modalities are not the configuration's.
         """
+        return self.dropped(self.whole_frames(batch))
+
+    def whole_frames(self, batch: Batch) -> dict[str, Tensor]:
+        """As :meth:`frames`, before dropout."""
         if set(batch.features) != set(self.names):
             raise ValueError(f"batch: wanted the modalities {sorted(self.names)}, got {sorted(batch.features)}")
-        return {name: self._frames(name, batch.features[name], batch.masks[name]) for name in self.names}
+        return {name: self._encoded(name, batch.features[name], batch.masks[name]) for name in self.names}
 
-    def _frames(self, name: str, features: Tensor, mask: Tensor) -> Tensor:
+    def dropped(self, frames: ByModality) -> dict[str, Tensor]:
+        """Frames with the configuration's input dropout."""
+        return {name: self.input_dropouts[name](x) for name, x in frames.items()}
+
+    def _encoded(self, name: str, features: Tensor, mask: Tensor) -> Tensor:
         if name in self.backbones:
             features = self.backbones[name](features, mask)
-        return self.input_dropouts[name](features.where(mask.unsqueeze(-1), 0))
+        return features.where(mask.unsqueeze(-1), 0)
 
 
 class AverageEncoder(nn.Module):
@@ -131,6 +139,37 @@ class RecurrentEncoder(nn.Module):
         """Summary of frames ``(B, T, D)`` with their mask ``(B, T)``."""
         last = last_valid(mask)
         return self.lstm(x)[0][torch.arange(len(x), device=x.device), last]
+
+
+@dataclass(frozen=True)
+class SummaryConfig(PeerConfig):
+    """Settings of a method that begins with one summary a modality.
+
+    Attributes:
+        averaged: modalities summarised by their averages; the others by an LSTM.
+    """
+
+    averaged: tuple[str, ...] = ()
+
+
+class SummaryModel(PeerModel):
+    """A peer that begins with one summary a modality.
+
+    Raises:
+        ValueError: for an averaged modality that is not there.
+    """
+
+    def __init__(self, config: SummaryConfig) -> None:
+        super().__init__(config)
+        unknown = set(config.averaged) - set(self.names)
+        if unknown:
+            raise ValueError(f"peer.averaged: wanted some of {sorted(self.names)}, got {sorted(unknown)}")
+        kinds = {name: AverageEncoder if name in config.averaged else RecurrentEncoder for name in self.names}
+        self.encoders = nn.ModuleDict({name: kinds[name](size, config.width) for name, size in self.widths.items()})
+
+    def summaries(self, batch: Batch) -> dict[str, Tensor]:
+        """Summaries ``(B, width)`` by modality of a trimmed batch."""
+        return {name: self.encoders[name](x, batch.masks[name]) for name, x in self.frames(batch).items()}
 
 
 class Objective(Protocol):
