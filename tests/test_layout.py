@@ -73,6 +73,7 @@ def test_no_cycles():
         ),
         ("decalign_core.data", ["decalign_core.model", "decalign_core.objective", "decalign_core.lab"]),
         ("decalign_core.nn", [f"decalign_core.{x}" for x in ("model", "objective", "alignment", "data", "lab")]),
+        ("decalign_core.peers", [f"decalign_core.{x}" for x in ("model", "data", "lab")]),
         ("decalign_core.types", [f"decalign_core.{x}" for x in ("model", "objective", "alignment", "data", "lab")]),
     ],
 )

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from jsonargparse import ArgumentError, ArgumentParser
 
-from decalign_core.data import NAMES
+from decalign_core.data import NAMES, PROTOCOLS
 from decalign_core.lab.controls import CONTROLS
 from decalign_core.model import DecAlignConfig
 from decalign_core.objective import ObjectiveConfig
@@ -455,7 +455,8 @@ PAPER: dict[str, dict[str, dict[str, Any]]] = {
     },
 }
 
-# The project's own, chosen on validation splits alone (book, "How to run")
+# The project's own, chosen on validation splits alone (book, "How to run"): by data set, and for the features that come
+# with a protocol of it
 OWN: dict[str, dict[str, Any]] = {
     "mosi_public": {
         "model.input_dropout": {"text": 0.5, "audio": 0.8, "vision": 0.8},
@@ -463,11 +464,69 @@ OWN: dict[str, dict[str, Any]] = {
         "training.learning_rate": 4e-3,
         "training.epochs": 24,
     },
+    "mosi_public/unseen": {
+        "model.input_dropout": {"text": 0.5, "audio": 0.9, "vision": 0.9},
+        "objective.task": "mae",
+        "training.epochs": 32,
+    },
     "mosi_public/standard": {"model.input_dropout": {"text": 0.2, "audio": 0.8}},
 }
 
-# Of the peers, chosen likewise
-PEER_OWN: dict[str, dict[str, dict[str, Any]]] = {}
+# Of the peers, chosen likewise; what is not here they take from OWN
+_HIGH_DROPOUT = {"peer.input_dropout": {"text": 0.5, "audio": 0.9, "vision": 0.9}}
+PEER_OWN: dict[str, dict[str, dict[str, Any]]] = {
+    "early": {"mosi_public/unseen": _HIGH_DROPOUT | {"training.learning_rate": 8e-3, "training.epochs": 32}},
+    "late": {
+        "mosi_public/unseen": _HIGH_DROPOUT
+        | {"training.learning_rate": 1e-2, "training.epochs": 32, "peer.unimodal_weight": 0.2}
+    },
+    "tfn": {
+        "mosi_public/unseen": _HIGH_DROPOUT
+        | {"training.learning_rate": 8e-3, "training.epochs": 24, "training.batch_size": 32}
+    },
+    "lmf": {"mosi_public/unseen": _HIGH_DROPOUT | {"training.learning_rate": 8e-3, "training.epochs": 32}},
+    "mfm": {
+        "mosi_public/unseen": {
+            "peer.input_dropout": {"text": 0.6, "audio": 0.95, "vision": 0.95},
+            "training.learning_rate": 2e-3,
+            "training.epochs": 20,
+            "training.batch_size": 32,
+        }
+    },
+    "mult": {
+        "mosi_public/unseen": {
+            "peer.width": 16,
+            "peer.input_dropout": {"text": 0.3, "audio": 0.6, "vision": 0.6},
+            "training.epochs": 24,
+        }
+    },
+    "misa": {
+        "mosi_public": {
+            "peer.task": "smooth_l1",
+            "peer.similarity_weight": 0.1,
+            "peer.difference_weight": 0.3,
+            "peer.reconstruction_weight": 0.3,
+        },
+        "mosi_public/unseen": {
+            "peer.input_dropout": {"text": 0.5, "audio": 0.8, "vision": 0.8},
+            "training.epochs": 24,
+        },
+    },
+    "self_mm": {
+        "mosi_public/unseen": {
+            "peer.input_dropout": {"text": 0.5, "audio": 0.8, "vision": 0.8},
+            "peer.unimodal_dropout": 0.3,
+            "training.epochs": 24,
+            "training.batch_size": 32,
+        }
+    },
+    "dmd": {
+        "mosi_public/unseen": {
+            "peer.input_dropout": {"text": 0.5, "audio": 0.8, "vision": 0.8},
+            "training.epochs": 24,
+        }
+    },
+}
 
 PRESETS = ("default", "official", "paper")
 
@@ -521,4 +580,5 @@ _AS_PEER = {"model.input_dropout": "peer.input_dropout"}
 
 
 def _own(table: Mapping[str, dict[str, Any]], dataset: str, protocol: str, text_encoder: str) -> dict[str, Any]:
-    return table.get(dataset, {}) | ({} if text_encoder else table.get(f"{dataset}/{protocol}", {}))
+    named = f"{dataset}/{protocol or next(iter(PROTOCOLS[dataset]), '')}"
+    return table.get(dataset, {}) | ({} if text_encoder else table.get(named, {}))

@@ -2,12 +2,12 @@
 
 from decalign_core.peers import dmd, late, mfm, misa, self_mm
 from decalign_core.peers.common import Peer
-from decalign_core.peers.dmd import Dmd, DmdConfig
+from decalign_core.peers.dmd import DMD, DMDConfig
 from decalign_core.peers.early import EarlyConfig, EarlyFusion
 from decalign_core.peers.late import LateConfig, LateFusion
 from decalign_core.peers.lmf import LMF, LMFConfig
 from decalign_core.peers.mfm import MFM, MFMConfig
-from decalign_core.peers.misa import Misa, MisaConfig
+from decalign_core.peers.misa import MISA, MISAConfig
 from decalign_core.peers.mult import MulT, MulTConfig
 from decalign_core.peers.self_mm import GeneratedLabels, SelfMM, SelfMMConfig
 from decalign_core.peers.tfn import TFN, TFNConfig
@@ -19,9 +19,9 @@ PEERS: dict[str, Peer] = {
     "lmf": Peer(LMFConfig, LMF),
     "mfm": Peer(MFMConfig, MFM, mfm.objective),
     "mult": Peer(MulTConfig, MulT),
-    "misa": Peer(MisaConfig, Misa, misa.objective),
+    "misa": Peer(MISAConfig, MISA, misa.objective),
     "self_mm": Peer(SelfMMConfig, SelfMM, self_mm.objective, GeneratedLabels),
-    "dmd": Peer(DmdConfig, Dmd, dmd.objective),
+    "dmd": Peer(DMDConfig, DMD, dmd.objective),
 }
 
 __all__ = ["PEERS", "Peer"]

@@ -292,8 +292,12 @@ def test_a_record_with_an_unknown_setting_of_a_peer_is_refused():
 
 
 def test_a_peers_preset_takes_the_training_and_input_dropout_of_the_data_set():
-    ours, early = (preset("default", "mosi_public", method=method) for method in ("decalign", "early"))
+    ours, early = (preset("default", "mosi_public", "standard", method=method) for method in ("decalign", "early"))
     assert early.training == ours.training and early.peer["input_dropout"] == ours.model.input_dropout
+    assert preset("default", "mosi_public", method="tfn").training.batch_size == 32, "its own go over them"
+    assert preset("default", "mosi_public") == configure(
+        {"data.protocol": ""}, preset("default", "mosi_public", "unseen")
+    )
     with pytest.raises(ValueError, match="preset: wanted 'default' with the method 'early', got 'official'"):
         preset("official", "mosi_public", method="early")
 
