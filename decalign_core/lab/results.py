@@ -206,9 +206,20 @@ def committed(kind: str = "runs", folder: str | Path | None = None) -> pd.DataFr
     if kind not in ("runs", *_KINDS):
         raise ValueError(f"kind: wanted one of runs, {', '.join(_KINDS)}, got {kind!r}")
     files = sorted(Path(folder or RESULTS).glob("*.csv"))
-    kinds = {path: next((name for name in _KINDS if path.stem.endswith(f"_{name}")), "runs") for path in files}
-    tables = [pd.read_csv(path) for path in files if kinds[path] == kind]
+    wanted = [path for path in files if (_is_table(path) if kind == "runs" else path.stem.endswith(f"_{kind}"))]
+    tables = [pd.read_csv(path) for path in wanted]
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=[*KEYS])
+
+
+def inventory(runs: pd.DataFrame) -> pd.DataFrame:
+    """What a table of runs holds: by data set and model, the numbers of variants, seeds, folds and runs."""
+    return (
+        runs.groupby(["dataset", "model"], sort=True)
+        .agg(
+            variants=("variant", "nunique"), seeds=("seed", "nunique"), folds=("fold", "nunique"), runs=("seed", "size")
+        )
+        .reset_index()
+    )
 
 
 PUBLISHED = Path(__file__).resolve().parents[2] / "data" / "published"
