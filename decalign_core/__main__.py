@@ -125,6 +125,7 @@ def _train(arguments: argparse.Namespace) -> None:
     from decalign_core.lab.training import train
 
     given = {name: getattr(arguments, name, "") for name in ("protocol", "text_encoder")}
+    given["fine_tune"] = getattr(arguments, "fine_tune", False)
     config = with_variant(
         preset(arguments.preset, arguments.dataset, **given, method=arguments.method), arguments.variant
     )
@@ -217,6 +218,7 @@ def _sweep(arguments: argparse.Namespace) -> None:
         dataset=arguments.dataset,
         protocol=getattr(arguments, "protocol", ""),
         text_encoder=getattr(arguments, "text_encoder", ""),
+        fine_tune=getattr(arguments, "fine_tune", False),
         preset_name=arguments.preset,
         changes=_changes(arguments),
         notebook=arguments.notebook,

@@ -67,6 +67,7 @@ _TABLE4 = ("full", "no_mmd", "no_sem", "no_ct_transformer", "no_ct_contrastive",
 COMPONENTS = (2, 4, 7, 10, 13, 16)
 
 TABLES: dict[str, list[Row]] = {
+    "headline": [*_rows("full", "no_hete_homo"), Row("early", "text", _TEXT)],
     "table1": [Row(), *_PEERS, Row("early", "text", _TEXT), *_CONTROLS],
     "table2": [Row(), *_PEERS, *_CONTROLS],
     "table3": [*_rows(*_TABLE3), *_CONTROLS],
@@ -117,6 +118,7 @@ def cells(
     dataset: str = "synthetic",
     protocol: str = "",
     text_encoder: str = "",
+    fine_tune: bool = False,
     preset_name: str = "default",
     changes: Mapping[str, Any] | None = None,
     notebook: str = "",
@@ -131,7 +133,7 @@ def cells(
     found: dict[str, Cell] = {}
     for fold in folds:
         for row in sorted(rows, key=lambda row: "data.modalities" in row.settings):
-            base = preset(preset_name, dataset, protocol, text_encoder, row.method)
+            base = preset(preset_name, dataset, protocol, text_encoder, row.method, fine_tune)
             named = VARIANTS.get(row.variant, {}) | {"variant": row.variant}
             first = configure(named | {"data.fold": fold} | dict(changes or {}) | dict(row.settings), base)
             swept = {key: value for key, value in row.settings.items() if not isinstance(value, (list, dict))}

@@ -302,6 +302,13 @@ def test_a_peers_preset_takes_the_training_and_input_dropout_of_the_data_set():
         preset("official", "mosi_public", method="early")
 
 
+def test_a_fine_tuned_encoder_has_settings_of_its_own():
+    frozen, tuned = (preset("default", "mosi_public", "standard", "some/encoder", fine_tune=f) for f in (False, True))
+    assert not frozen.data.fine_tune and tuned.data.fine_tune
+    assert tuned.training.epochs < frozen.training.epochs
+    assert preset("official", "mosi", text_encoder="some/encoder").data.fine_tune, "as the official code does"
+
+
 # --- variants: Tables 3 and 4 ---
 
 TRANSPORT = {"objective.transport_weight": 0.0, "objective.prototype_weight": 0.0}
