@@ -455,8 +455,8 @@ PAPER: dict[str, dict[str, dict[str, Any]]] = {
     },
 }
 
-# The project's own, chosen on validation splits alone (book, "The committed records"): by data set, for the features that
-# come with a protocol of it, and for a text encoder that is trained along
+# The project's own, chosen on validation splits alone (book, "The committed records"): by data set, for the features
+# that come with a protocol of it, and for a text encoder that is trained along
 OWN: dict[str, dict[str, Any]] = {
     "mosi_public": {
         "model.input_dropout": {"text": 0.5, "audio": 0.8, "vision": 0.8},
