@@ -35,6 +35,8 @@ class DecAlignConfig:
         heads: attention heads, dividing ``width``.
         layers: transformer layers a modality.
         kernel_size: frames that the projection sees, 1 or more; the length is kept.
+        bounded: send projected features through tanh. The paper names no non-linearity, the official code has none;
+            with few samples of one frame each it keeps a training set's outliers from ruling.
         latent_width: width of the latent space; None takes ``width``.
         decoupled: split into unique and common parts; else both are the projected features (Table 3's last row).
         cross_modal: attend to the other modalities; else each to itself, with as many parameters.
@@ -58,6 +60,7 @@ class DecAlignConfig:
     heads: int = 8
     layers: int = 1
     kernel_size: int = 1
+    bounded: bool = False
     latent_width: int | None = None
     decoupled: bool = True
     cross_modal: bool = True
@@ -121,7 +124,8 @@ class DecAlign(nn.Module):
     def _projection(self, name: str) -> TemporalProjection:
         config = self.config
         features = self.backbones[name].width if name in self.backbones else config.modalities[name]
-        return TemporalProjection(features, config.width, config.kernel_size, _rate(config.input_dropout, name))
+        dropout = _rate(config.input_dropout, name)
+        return TemporalProjection(features, config.width, config.kernel_size, dropout, config.bounded)
 
     def _transformer(self, name: str) -> CrossModalTransformer:
         config = self.config

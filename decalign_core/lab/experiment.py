@@ -466,6 +466,7 @@ OWN: dict[str, dict[str, Any]] = {
     },
     "mosi_public/unseen": {
         "model.input_dropout": {"text": 0.5, "audio": 0.9, "vision": 0.9},
+        "model.bounded": True,
         "objective.task": "mae",
         "training.epochs": 32,
     },

@@ -27,11 +27,16 @@ def last_valid(mask: Tensor) -> Tensor:
 
 
 class TemporalProjection(nn.Module):
-    """Convolution over time from ``(B, T, D)`` to ``(B, T, d)``; outside the valid frames it sees zeros."""
+    """Convolution over time from ``(B, T, D)`` to ``(B, T, d)``; outside the valid frames it sees zeros.
 
-    def __init__(self, features: int, width: int, kernel_size: int = 1, dropout: float = 0.0) -> None:
+    ``bounded`` sends what comes out through tanh.
+    """
+
+    def __init__(
+        self, features: int, width: int, kernel_size: int = 1, dropout: float = 0.0, bounded: bool = False
+    ) -> None:
         super().__init__()
-        self.dropout = nn.Dropout(dropout)
+        self.dropout, self.bounded = nn.Dropout(dropout), bounded
         self.convolution = nn.Conv1d(features, width, kernel_size, padding="same", bias=False)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
@@ -41,6 +46,8 @@ class TemporalProjection(nn.Module):
             projected = seen @ self.convolution.weight.squeeze(-1).mT
         else:
             projected = self.convolution(seen.mT).mT
+        if self.bounded:
+            projected = projected.tanh()
         return projected.where(mask.unsqueeze(-1), 0)
 
 

@@ -48,6 +48,13 @@ def test_kernel_of_one_is_the_same_as_conv1d():
     assert (projection(x, mask) - wanted)[mask].abs().max() <= 1e-6
 
 
+def test_a_bounded_projection_is_the_tanh_of_the_plain_one():
+    x, mask = masked_sequences()
+    plain, bounded = TemporalProjection(4, 3, 3), TemporalProjection(4, 3, 3, bounded=True)
+    bounded.load_state_dict(plain.state_dict())
+    assert torch.equal(bounded(x, mask), plain(x, mask).tanh())
+
+
 @pytest.mark.parametrize("kernel_size", [1, 3, 4])
 @pytest.mark.parametrize("bad", BAD)
 def test_projection_does_not_read_padding(kernel_size, bad):
