@@ -32,7 +32,9 @@ def test_presets_keep_the_papers_optimiser():
 
 
 def test_input_dropout_of_the_public_mosi():
-    assert preset("default", "mosi_public").model.input_dropout == {"text": 0.5, "audio": 0.8, "vision": 0.8}
+    assert preset("default", "mosi_public").model.input_dropout == {"text": 0.5, "audio": 0.9, "vision": 0.9}
+    frozen = preset("default", "mosi_public", "standard", text_encoder="some/encoder").model.input_dropout
+    assert frozen == {"text": 0.5, "audio": 0.8, "vision": 0.8}
     assert preset("default", "synthetic").model.input_dropout == 0
     assert preset("official", "mosi").model.input_dropout == {"text": 0.0}
 
