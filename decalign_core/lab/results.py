@@ -206,7 +206,7 @@ def committed(kind: str = "runs", folder: str | Path | None = None) -> pd.DataFr
     if kind not in ("runs", *_KINDS):
         raise ValueError(f"kind: wanted one of runs, {', '.join(_KINDS)}, got {kind!r}")
     files = sorted(Path(folder or RESULTS).glob("*.csv"))
-    wanted = [path for path in files if (_is_table(path) if kind == "runs" else path.stem.endswith(f"_{kind}"))]
+    wanted = [path for path in files if (_is_table(path) if kind == "runs" else f"_{path.stem}".endswith(f"_{kind}"))]
     tables = [pd.read_csv(path) for path in wanted]
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=[*KEYS])
 

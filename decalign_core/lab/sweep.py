@@ -288,6 +288,7 @@ def _notebook_run(cell: Cell) -> RunRecord:
 def _parameters(cell: Cell) -> dict[str, Any]:
     data, root = cell.config.data, str(Path(cell.config.data.root).resolve())
     of_data = {"dataset": data.dataset, "protocol": data.protocol, "data_dir": root, "text_encoder": data.text_encoder}
+    of_data |= {"fold": -1 if data.fold is None else data.fold, "fine_tune": data.fine_tune}
     of_run = {"variant": cell.config.variant, "seed": cell.config.training.seed, "run_dir": str(cell.folder.resolve())}
     of_row = {key.rpartition(".")[2]: value for key, value in cell.settings.items()}
     return {"profile": "full", "device": cell.config.training.device} | of_data | of_run | of_row
