@@ -1,10 +1,18 @@
-"""Results reach the pages from cells, records and published tables: prose has no decimals that somebody typed."""
+"""Results reach the pages from cells, records and published tables: neither prose nor code has one that was typed.
 
+Prose has no decimals. The code of the chapters on results has no number of three digits or more but what the published
+files hold and the constants named here; so what these pages show is read from records and published tables, or is
+computed from them before the reader's eyes.
+"""
+
+import ast
 import re
 from pathlib import Path
 
 import nbformat
 import pytest
+
+from decalign_core.lab.results import published
 
 ROOT = Path(__file__).resolve().parents[1]
 DECIMAL = re.compile(r"(?<![\w.])\d+\.\d{2,}(?![\w.])")
@@ -47,3 +55,43 @@ def test_a_typed_result_is_found(text):
 )
 def test_code_formulas_and_versions_are_no_results(text):
     assert not typed(text)
+
+
+CHAPTERS = ("08_training", "09_ablations", "10_sensitivity", "11_looking_inside", "12_benchmarks")
+PUBLISHED = ("table1", "table2", "table3", "table4", "figure4", "figure7", "mmsa_results", "mmsa_unseen")
+NAMED = {
+    "": {"0.975", "1.96", "1111"},  # the normal quantile of a 95 % interval and its share, the first seed
+    "08_training": {"192", "1.18"},  # samples of a small data set; a place in a figure
+    "09_ablations": {"192", "1.03"},  # the same; a value of the toy
+    "10_sensitivity": {"192", "0.0501"},  # the same; a bound
+    "11_looking_inside": {"145"},  # the right end of an axis
+    "12_benchmarks": {
+        *("204", "457", "686", "1623", "4659"),  # utterances of test splits
+        *("156", "145", "106", "113", "155", "148"),  # of CMU-MOSI's test split, by rounded score
+        *("583", "173"),  # right answers of two examples
+        *("678", "1.05"),  # what a check expects of Figure 4; a place in a figure
+    },
+}
+
+
+def literals(code):
+    """Numbers of three significant digits or more, as typed."""
+    for node in ast.walk(ast.parse(re.sub(r"(?m)^[%!].*$", "", code))):
+        if isinstance(node, ast.Constant) and type(node.value) in (int, float):
+            text = ast.get_source_segment(code, node)
+            if len(re.sub(r"\D", "", text.split("e")[0]).strip("0")) >= 3:
+                yield text
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS)
+def test_no_result_is_typed_into_the_code_of_a_chapter_on_results(chapter):
+    known = {float(value) for name in PUBLISHED for value in published(name).select_dtypes("number").to_numpy().flat}
+    allowed = NAMED[""] | NAMED[chapter]
+    cells = nbformat.read(ROOT / "notebooks" / f"{chapter}.ipynb", as_version=4).cells
+    code = [cell.source for cell in cells if cell.cell_type == "code"]
+    found = {text for source in code for text in literals(source)}
+    assert not {text for text in found - allowed if float(text) not in known}
+
+
+def test_a_result_typed_into_code_is_found():
+    assert list(literals("mae = 0.865; n = 5; share = 0.5; rate = 1e-3; counts = [1234, 0x10]")) == ["0.865", "1234"]
