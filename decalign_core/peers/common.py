@@ -238,7 +238,7 @@ class Peer:
 
     config: type[PeerConfig]
     model: Callable[[PeerConfig], PeerModel]
-    objective: Objective = losses
+    objective: Objective = field(default_factory=lambda: losses)
     labels: Callable[[PeerConfig, Batch], Labels] | None = None
 
 
