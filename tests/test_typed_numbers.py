@@ -64,7 +64,7 @@ NAMED = {
     "08_training": {"192", "1.18"},  # samples of a small data set; a place in a figure
     "09_ablations": {"192", "1.03"},  # the same; a value of the toy
     "10_sensitivity": {"192", "0.0501"},  # the same; a bound
-    "11_looking_inside": {"145"},  # the right end of an axis
+    "11_looking_inside": {"1.15"},  # a place in a figure
     "12_benchmarks": {
         *("204", "457", "686", "1623", "4659"),  # utterances of test splits
         *("156", "145", "106", "113", "155", "148"),  # of CMU-MOSI's test split, by rounded score
