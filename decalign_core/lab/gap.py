@@ -214,6 +214,7 @@ def umap_plane(points: ByModality, *, neighbours: int = 15, seed: int = 0) -> di
     """
     import warnings
 
+    threads = torch.get_num_threads()
     from sklearn.neighbors import NearestNeighbors
     from umap import UMAP
 
@@ -223,5 +224,6 @@ def umap_plane(points: ByModality, *, neighbours: int = 15, seed: int = 0) -> di
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # that new points cannot be added to the plane later
         plane = UMAP(n_neighbors=neighbours, random_state=seed, n_jobs=1, precomputed_knn=known).fit_transform(rows)
+    torch.set_num_threads(threads)  # numba, under UMAP, gives the whole process every core
     parts = torch.from_numpy(plane).split([len(values) for values in points.values()])
     return dict(zip(points, parts, strict=True))

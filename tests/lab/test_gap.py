@@ -194,7 +194,7 @@ def test_table_has_a_row_a_pair():
 
 
 def test_umap_gets_all_rows_and_their_exact_neighbours(monkeypatch):
-    seen = {}
+    seen, threads = {}, torch.get_num_threads()
 
     class UMAP:
         def __init__(self, **options):
@@ -202,6 +202,7 @@ def test_umap_gets_all_rows_and_their_exact_neighbours(monkeypatch):
 
         def fit_transform(self, rows):
             seen["rows"] = rows
+            torch.set_num_threads(threads + 1)
             return rows[:, :2]
 
     module = types.ModuleType("umap")
@@ -209,6 +210,7 @@ def test_umap_gets_all_rows_and_their_exact_neighbours(monkeypatch):
     monkeypatch.setitem(sys.modules, "umap", module)
     points = clouds(3)
     plane = umap_plane(points, neighbours=4, seed=7)
+    assert torch.get_num_threads() == threads
     assert {name: tuple(values.shape) for name, values in plane.items()} == dict.fromkeys(points, (20, 2))
     torch.testing.assert_close(plane["modality2"], points["modality2"][:, :2].float())
     assert (seen["random_state"], seen["n_jobs"], seen["n_neighbors"]) == (7, 1, 4)
