@@ -44,7 +44,7 @@ def test_the_summary_is_that_of_the_runs(path):
     of_full = shown[(shown["model"] == "decalign") & (shown["variant"] == "full")]
     assert of_full["difference"].isna().all()
     compared = shown.dropna(subset=["difference_low"])
-    assert (compared["difference_low"] <= compared["difference"] + 1e-9).mean() > 0.95
+    assert compared.empty or (compared["difference_low"] <= compared["difference"] + 1e-9).mean() > 0.95
     assert (compared["difference_low"] <= compared["difference_high"]).all()
 
 
