@@ -4,13 +4,12 @@ import csv
 from dataclasses import replace
 
 import pytest
+import token_ids
 import torch
-from torch import nn
 
 from decalign_core.data.synthetic import ModalitySpec, SyntheticConfig, generate, modalities
 from decalign_core.lab import train
 from decalign_core.lab.experiment import configure
-from decalign_core.nn.text import TextEncoder
 from decalign_core.peers import misa
 from decalign_core.peers.misa import MISA, MISAConfig
 from decalign_core.types import Batch
@@ -143,22 +142,9 @@ def test_a_batch_of_one_is_finite():
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
 
 
-class Words(nn.Embedding):
-    width = 6
-
-    def forward(self, ids, mask):
-        return super().forward(ids)
-
-
-class Encoder(TextEncoder):
-    def build(self):
-        return Words(9, Words.width)
-
-
 def test_token_ids():
-    ids, mask = torch.randint(9, (4, 3)), torch.tensor([[True, True, False]] * 4)
-    batch = Batch({"words": ids, "tone": torch.randn(4, 3, 5)}, {"words": mask, "tone": mask}, torch.zeros(4), "abcd")
-    model = MISA(MISAConfig({"words": Encoder("none"), "tone": 5}, **SMALL))
+    batch = token_ids.make_batch()
+    model = MISA(MISAConfig(token_ids.MODALITIES, **SMALL))
     misa.objective(model(batch), batch, model.config).total.backward()
     assert model.backbones["words"].weight.grad.isfinite().all()
 

@@ -4,13 +4,12 @@ import itertools
 from dataclasses import replace
 
 import pytest
+import token_ids
 import torch
-from torch import nn
 
 from decalign_core.data.synthetic import ModalitySpec, SyntheticConfig, generate, modalities
 from decalign_core.lab import train
 from decalign_core.lab.experiment import configure
-from decalign_core.nn.text import TextEncoder
 from decalign_core.peers.common import losses
 from decalign_core.peers.mult import MulT, MulTConfig
 from decalign_core.types import Batch
@@ -101,22 +100,9 @@ def test_gradients_reach_everything(count, outputs):
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
 
 
-class Words(nn.Embedding):
-    width = 6
-
-    def forward(self, ids, mask):
-        return super().forward(ids)
-
-
-class Encoder(TextEncoder):
-    def build(self):
-        return Words(9, Words.width)
-
-
 def test_token_ids():
-    ids, mask = torch.randint(9, (4, 3)), torch.tensor([[True, True, False]] * 4)
-    batch = Batch({"words": ids, "tone": torch.randn(4, 3, 5)}, {"words": mask, "tone": mask}, torch.zeros(4), "abcd")
-    model = MulT(MulTConfig({"words": Encoder("none"), "tone": 5}, **SMALL))
+    batch = token_ids.make_batch()
+    model = MulT(MulTConfig(token_ids.MODALITIES, **SMALL))
     model(batch).prediction.sum().backward()
     assert model.backbones["words"].weight.grad.isfinite().all()
 
