@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from decalign_core.files import atomic_path
+from decalign_core.files import write_table
 from decalign_core.lab.controls import CONTROLS
 from decalign_core.lab.gap import modality_gap
 from decalign_core.lab.results import RunRecord
@@ -33,8 +33,7 @@ def inspect(folder: str | Path, splits: Splits) -> None:
     for name, table in tables.items():
         for place, (key, value) in enumerate(head.items()):
             table.insert(place, key, value)
-        with atomic_path(folder / name) as temporary:
-            table.to_csv(temporary, index=False)
+        write_table(folder / name, table)
 
 
 def confusion(predictions: pd.DataFrame) -> pd.DataFrame:

@@ -25,7 +25,7 @@ import pandas as pd
 from filelock import FileLock
 from tqdm.auto import tqdm
 
-from decalign_core.files import atomic_path
+from decalign_core.files import write_table
 from decalign_core.lab.comparison import comparison
 from decalign_core.lab.controls import CONTROLS
 from decalign_core.lab.experiment import VARIANTS, DataConfig, ExperimentConfig, configure, preset
@@ -305,9 +305,9 @@ def _line(error: Exception) -> str:
 
 def _write_runs(outcomes: Sequence[Outcome], out: Path) -> None:
     rows = [o.record.row() | {"versions": _versions(o.record)} | dict(o.cell.settings) for o in outcomes if o.record]
-    _write(pd.DataFrame(rows), out / "runs.csv")
+    write_table(out / "runs.csv", pd.DataFrame(rows))
     failed = [{"run": o.cell.folder.name, "error": o.error} for o in outcomes if o.error]
-    _write(pd.DataFrame(failed, columns=["run", "error"]), out / "failures.csv")
+    write_table(out / "failures.csv", pd.DataFrame(failed, columns=["run", "error"]))
 
 
 def _write_rest(outcomes: Sequence[Outcome], out: Path) -> None:
@@ -315,14 +315,9 @@ def _write_rest(outcomes: Sequence[Outcome], out: Path) -> None:
     for name in ("confusion.csv", "gap.csv"):
         tables = [pd.read_csv(folder / name) for folder in folders if (folder / name).is_file()]
         if tables:
-            _write(pd.concat(tables, ignore_index=True), out / name)
-    _write(comparison(folders), out / "summary.csv")
+            write_table(out / name, pd.concat(tables, ignore_index=True))
+    write_table(out / "summary.csv", comparison(folders))
 
 
 def _versions(record: RunRecord) -> str:
     return " ".join(f"{name}={version}" for name, version in record.versions.items())
-
-
-def _write(table: pd.DataFrame, path: Path) -> None:
-    with atomic_path(path) as temporary:
-        table.to_csv(temporary, index=False)

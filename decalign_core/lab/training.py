@@ -28,7 +28,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm.auto import tqdm
 
 from decalign_core.data import load
-from decalign_core.files import atomic_path, write_string
+from decalign_core.files import atomic_path, write_string, write_table
 from decalign_core.lab.controls import CONTROLS, Predictor, fit_control
 from decalign_core.lab.experiment import ExperimentConfig, TrainingConfig
 from decalign_core.lab.metrics import emotion_metrics, higher_is_better, metric_names, sentiment_metrics
@@ -95,7 +95,7 @@ def train(
         test=score(splits, predictions["test"], splits.test.target),
     )
     if folder is not None:
-        _write_csv(folder / "predictions.csv", _prediction_table(splits, predictions))
+        write_table(folder / "predictions.csv", _prediction_table(splits, predictions))
         record.save(folder / "record.json")
     return record
 
@@ -265,7 +265,7 @@ class _Trainer:
             random["dropout_cuda"] = torch.cuda.get_rng_state(self.device)
         seconds = time.perf_counter() - self.started
         progress = {"history": self.history, "best_epoch": self.best_epoch, "seconds": seconds}
-        _write_csv(folder / "history.csv", pd.DataFrame(self.history))
+        write_table(folder / "history.csv", pd.DataFrame(self.history))
         _save(folder / "last.pt", {"data_hash": self.splits.fingerprint()} | state | random | progress)
 
     def resume(self, folder: Path) -> None:
@@ -473,11 +473,6 @@ def _load(path: Path, device: torch.device) -> dict[str, Any]:
     except Exception as error:  # a damaged archive raises anything from EOFError to UnpicklingError
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ValueError(f"{path}: not a readable checkpoint ({reason})") from None
-
-
-def _write_csv(path: Path, table: pd.DataFrame) -> None:
-    with atomic_path(path) as temporary:
-        table.to_csv(temporary, index=False)
 
 
 def _prediction_table(splits: Splits, predictions: dict[str, Tensor]) -> pd.DataFrame:

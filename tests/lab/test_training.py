@@ -355,7 +355,7 @@ def test_seconds_hold_the_interrupted_part_too(tmp_path, monkeypatch):
 
     monkeypatch.setattr(training._Trainer, "_train_epoch", slow)
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(training, "_write_csv", lambda *_: (_ for _ in ()).throw(Killed))
+        patch.setattr(training, "write_table", lambda *_: (_ for _ in ()).throw(Killed))
         run(config, run_dir=tmp_path / "run")
     assert run(config, run_dir=tmp_path / "run").seconds >= 0.6
 
@@ -625,7 +625,7 @@ def test_a_run_with_a_text_encoder_resumes(tmp_path, bert, monkeypatch):
     config = make_config(training__epochs=2, training__average=0.5, training__encoder_learning_rate=1e-3)
     run(config, splits, run_dir=tmp_path / "whole")
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(training, "_write_csv", lambda *_: (_ for _ in ()).throw(Killed))
+        patch.setattr(training, "write_table", lambda *_: (_ for _ in ()).throw(Killed))
         run(config, splits, run_dir=tmp_path / "cut")
     run(config, splits, run_dir=tmp_path / "cut")
     assert outcome(tmp_path / "cut") == outcome(tmp_path / "whole")
