@@ -15,6 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from decalign_core.nn.dropout import Dropout
 from decalign_core.nn.encoders import LatentEncoder, TemporalProjection, masked_mean, part_encoder
 from decalign_core.nn.text import TextEncoder
 from decalign_core.nn.transformer import CrossModalTransformer
@@ -118,7 +119,7 @@ class DecAlign(nn.Module):
             self.common_encoder = part_encoder(config.width)
         self.transformers = nn.ModuleDict({name: self._transformer(name) for name in names})
         self.latent_encoders = nn.ModuleDict(self._latent_encoders(names))
-        self.dropout = nn.Dropout(config.output_dropout)
+        self.dropout = Dropout(config.output_dropout)
         self.head = nn.Linear(2 * len(names) * config.width, config.outputs)
 
     def _projection(self, name: str) -> TemporalProjection:

@@ -16,8 +16,11 @@ import math
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+
+from decalign_core.nn.attention import attention, attention_weights
+from decalign_core.nn.dropout import Dropout
+from decalign_core.nn.frames import Frames
 
 
 class CrossModalTransformer(nn.Module):
@@ -52,7 +55,7 @@ class CrossModalTransformer(nn.Module):
     ) -> None:
         super().__init__()
         self.scale, self.positions = math.sqrt(width), positions
-        self.dropout = nn.Dropout(embedding_dropout)
+        self.dropout = Dropout(embedding_dropout)
         self.layers = nn.ModuleList(
             _Layer(width, heads, attention_dropout, feedforward_dropout, residual_dropout, norm_first)
             for _ in range(layers)
@@ -68,39 +71,45 @@ class CrossModalTransformer(nn.Module):
         so that one's padding does not move the next. Without any context the queries attend to themselves, in each
         layer as the layer before refined them.
         """
-        x, keys, mask = self._start(queries, contexts, query_mask, context_masks)
+        at, x, keys_at, keys, mask = self._start(queries, contexts, query_mask, context_masks)
         for layer in self.layers:
-            x = layer(x, x if keys is None else keys, mask)
-        return self.norm(x).where(query_mask.unsqueeze(-1), 0)
+            x = layer(x, x if keys is None else keys, at, keys_at, mask)
+        return at.unpack(self.norm(x)).where(query_mask.unsqueeze(-1), 0)
 
     @torch.no_grad()
     def attention_maps(
         self, queries: Tensor, contexts: Sequence[Tensor], query_mask: Tensor, context_masks: Sequence[Tensor]
     ) -> list[Tensor]:
         """Weights ``(B, heads, T, S_1 + S_2 + ...)`` that each layer really uses, the mask honoured in all of them."""
-        x, keys, mask = self._start(queries, contexts, query_mask, context_masks)
+        at, x, keys_at, keys, mask = self._start(queries, contexts, query_mask, context_masks, packed=False)
         maps = []
         for layer in self.layers:
             seen = x if keys is None else keys
-            maps.append(layer.attention_map(x, seen, mask))
-            x = layer(x, seen, mask)
+            maps.append(layer.attention_map(x, seen, at, keys_at, mask))
+            x = layer(x, seen, at, keys_at, mask)
         return maps
 
     def _start(
-        self, queries: Tensor, contexts: Sequence[Tensor], query_mask: Tensor, context_masks: Sequence[Tensor]
-    ) -> tuple[Tensor, Tensor | None, Tensor]:
-        """What the first layer takes: queries, keys (None for the queries themselves) and the mask of the keys."""
-        x = self._embed(queries)
+        self,
+        queries: Tensor,
+        contexts: Sequence[Tensor],
+        query_mask: Tensor,
+        context_masks: Sequence[Tensor],
+        packed: bool | None = None,
+    ) -> tuple[Frames, Tensor, Frames, Tensor | None, Tensor]:
+        """Queries and keys (None for the queries themselves) as the first layer takes them, and the keys' mask."""
+        at = Frames(query_mask, packed)
+        x = self.dropout(at.pack(self._embed(queries)))
         if not contexts:
-            return x, None, query_mask
-        keys = torch.cat([self._embed(context) for context in contexts], dim=1)
-        return x, keys, torch.cat(list(context_masks), dim=1)
+            return at, x, at, None, query_mask
+        mask = torch.cat(list(context_masks), dim=1)
+        keys_at = Frames(mask, packed)
+        keys = keys_at.pack(torch.cat([self._embed(context) for context in contexts], dim=1))
+        return at, x, keys_at, self.dropout(keys), mask
 
     def _embed(self, x: Tensor) -> Tensor:
         embedded = self.scale * x
-        if self.positions:
-            embedded = embedded + sinusoidal_positions(x.shape[1], x.shape[2]).to(x)
-        return self.dropout(embedded)
+        return embedded + sinusoidal_positions(x.shape[1], x.shape[2]).to(x) if self.positions else embedded
 
 
 def sinusoidal_positions(length: int, width: int) -> Tensor:
@@ -126,41 +135,37 @@ class _Layer(nn.Module):
         self.query, self.key_value = nn.Linear(width, width), nn.Linear(width, 2 * width)
         self.output = nn.Linear(width, width)
         self.feedforward = nn.Sequential(
-            nn.Linear(width, 4 * width), nn.ReLU(), nn.Dropout(feedforward_dropout), nn.Linear(4 * width, width)
+            nn.Linear(width, 4 * width), nn.ReLU(), Dropout(feedforward_dropout), nn.Linear(4 * width, width)
         )
         self.attention_norm, self.feedforward_norm = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.dropout = nn.Dropout(residual_dropout)
+        self.dropout = Dropout(residual_dropout)
         for projection in (self.query, self.key_value, self.output):
             nn.init.xavier_uniform_(projection.weight)
             nn.init.zeros_(projection.bias)
 
-    def forward(self, x: Tensor, keys: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, x: Tensor, keys: Tensor, at: Frames, keys_at: Frames, mask: Tensor) -> Tensor:
+        """Refined rows of ``x``; ``mask`` ``(B, S)`` says which of the keys' frames are valid."""
         if self.norm_first:
-            x = x + self.dropout(self._attend(*self._normed(x, keys), mask))
+            x = x + self.dropout(self._attend(*self._normed(x, keys), at, keys_at, mask))
             return x + self.dropout(self.feedforward(self.feedforward_norm(x)))
-        x = self.attention_norm(x + self.dropout(self._attend(x, keys, mask)))
+        x = self.attention_norm(x + self.dropout(self._attend(x, keys, at, keys_at, mask)))
         return self.feedforward_norm(x + self.dropout(self.feedforward(x)))
 
     def _normed(self, x: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
-        return self.attention_norm(x), self.attention_norm(keys)
+        normed = self.attention_norm(x)
+        return normed, normed if keys is x else self.attention_norm(keys)
 
-    def _attend(self, x: Tensor, keys: Tensor, mask: Tensor) -> Tensor:
-        query, (key, value) = self._split(self.query(x)), map(self._split, self.key_value(keys).chunk(2, dim=-1))
-        dropout = self.attention_dropout if self.training else 0.0
-        attended = F.scaled_dot_product_attention(query, key, value, _usable(mask), dropout)
-        attended = attended * mask.any(dim=1).view(-1, 1, 1, 1)
-        return self.output(attended.transpose(1, 2).flatten(2))
+    def _attend(self, x: Tensor, keys: Tensor, at: Frames, keys_at: Frames, mask: Tensor) -> Tensor:
+        query, pairs = self._split(at.unpack(self.query(x))), keys_at.unpack(self.key_value(keys))
+        key, value = (self._split(part) for part in pairs.chunk(2, dim=-1))
+        attended = attention(query, key, value, mask, self.attention_dropout if self.training else 0.0)
+        return self.output(at.pack(attended.transpose(1, 2).flatten(2)))
 
-    def attention_map(self, x: Tensor, keys: Tensor, mask: Tensor) -> Tensor:
+    def attention_map(self, x: Tensor, keys: Tensor, at: Frames, keys_at: Frames, mask: Tensor) -> Tensor:
         x, keys = self._normed(x, keys) if self.norm_first else (x, keys)
-        query, key = self._split(self.query(x)), self._split(self.key_value(keys).chunk(2, dim=-1)[0])
-        scores = (query @ key.mT / math.sqrt(query.shape[-1])).masked_fill(~_usable(mask), -math.inf)
-        return scores.softmax(dim=-1) * mask.any(dim=1).view(-1, 1, 1, 1)
+        query = self._split(at.unpack(self.query(x)))
+        key = self._split(keys_at.unpack(self.key_value(keys)).chunk(2, dim=-1)[0])
+        return attention_weights(query, key, mask)
 
     def _split(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, heads, T, d / heads)
-
-
-def _usable(mask: Tensor) -> Tensor:
-    # a row without any valid key would be softmax over nothing, NaN: let it attend, its result is multiplied by 0
-    return (mask | ~mask.any(dim=1, keepdim=True)).unsqueeze(1).unsqueeze(1)  # (B, 1, 1, S)

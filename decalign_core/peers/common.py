@@ -14,6 +14,7 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor, nn
 
+from decalign_core.nn.dropout import Dropout
 from decalign_core.nn.encoders import last_valid, masked_mean
 from decalign_core.nn.text import TextEncoder
 from decalign_core.objective import ObjectiveConfig, task_loss
@@ -70,7 +71,7 @@ class PeerModel(nn.Module):
         self.backbones = nn.ModuleDict({name: encoder.build() for name, encoder in encoders.items()})
         rates = config.input_dropout
         self.input_dropouts = nn.ModuleDict(
-            {name: nn.Dropout(rates.get(name, 0.0) if isinstance(rates, Mapping) else rates) for name in self.names}
+            {name: Dropout(rates.get(name, 0.0) if isinstance(rates, Mapping) else rates) for name in self.names}
         )
 
     @property
@@ -116,7 +117,7 @@ class AverageEncoder(nn.Module):
     def __init__(self, features: int, width: int, dropout: float = 0.0) -> None:
         super().__init__()
         self.layers = nn.Sequential(
-            nn.Dropout(dropout), nn.Linear(features, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU()
+            Dropout(dropout), nn.Linear(features, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU()
         )
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from decalign_core.nn.dropout import Dropout
 from decalign_core.nn.encoders import masked_mean
 from decalign_core.peers.common import PeerConfig, PeerModel, pooled_representation
 from decalign_core.types import Batch, Representation
@@ -27,7 +28,7 @@ class EarlyFusion(PeerModel):
     def __init__(self, config: EarlyConfig) -> None:
         super().__init__(config)
         self.hidden = nn.Sequential(nn.Linear(sum(self.widths.values()), config.width), nn.ReLU())
-        self.head = nn.Sequential(nn.Dropout(config.output_dropout), nn.Linear(config.width, config.outputs))
+        self.head = nn.Sequential(Dropout(config.output_dropout), nn.Linear(config.width, config.outputs))
 
     def forward(self, batch: Batch) -> Representation:
         """The representation of a batch."""

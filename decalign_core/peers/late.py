@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from decalign_core.nn.dropout import Dropout
 from decalign_core.objective import ObjectiveConfig, task_loss
 from decalign_core.peers.common import SummaryConfig, SummaryModel, losses, pooled_representation
 from decalign_core.types import Batch, Losses, Representation
@@ -68,7 +69,7 @@ class LateFusion(SummaryModel):
 
 
 def _head(config: LateConfig) -> nn.Sequential:
-    return nn.Sequential(nn.Dropout(config.output_dropout), nn.Linear(config.width, config.outputs))
+    return nn.Sequential(Dropout(config.output_dropout), nn.Linear(config.width, config.outputs))
 
 
 def objective(representation: Representation, batch: Batch, config: LateConfig) -> Losses:

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from decalign_core.nn.dropout import Dropout
 from decalign_core.peers.common import SummaryConfig, SummaryModel, pooled_representation
 from decalign_core.peers.tfn import extended
 from decalign_core.types import Batch, ByModality, Representation
@@ -68,7 +69,7 @@ class LMF(SummaryModel):
         super().__init__(config)
         sizes = len(self.names), config.rank, config.width, config.hidden
         self.factors = nn.ParameterDict({name: initial_factor(*sizes) for name in self.names})
-        self.head = nn.Sequential(nn.Dropout(config.output_dropout), nn.Linear(config.hidden, config.outputs))
+        self.head = nn.Sequential(Dropout(config.output_dropout), nn.Linear(config.hidden, config.outputs))
 
     def forward(self, batch: Batch) -> Representation:
         """The representation of a batch; ``fused`` is h."""

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from decalign_core.alignment.matching import mmd
+from decalign_core.nn.dropout import Dropout
 from decalign_core.peers.common import PeerConfig, PeerModel, RecurrentEncoder, losses, pooled_representation
 from decalign_core.types import Batch, Losses, Representation
 
@@ -92,7 +93,7 @@ class MFM(PeerModel):
         self.own_maps = nn.ModuleDict({m: _map(config) for m in sizes})
         self.decoders = nn.ModuleDict({m: Decoder(2 * width, width, size) for m, size in sizes.items()})
         self.head = nn.Sequential(
-            nn.Linear(width, width), nn.ReLU(), nn.Dropout(config.output_dropout), nn.Linear(width, config.outputs)
+            nn.Linear(width, width), nn.ReLU(), Dropout(config.output_dropout), nn.Linear(width, config.outputs)
         )
 
     def forward(self, batch: Batch) -> Representation:
@@ -124,7 +125,7 @@ class MFM(PeerModel):
 
 
 def _map(config: MFMConfig) -> nn.Sequential:
-    layers = nn.Linear(config.width, config.width), nn.ReLU(), nn.Dropout(config.factor_dropout)
+    layers = nn.Linear(config.width, config.width), nn.ReLU(), Dropout(config.factor_dropout)
     return nn.Sequential(*layers, nn.Linear(config.width, config.width), nn.ReLU())
 
 

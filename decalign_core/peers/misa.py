@@ -26,6 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from decalign_core.nn.dropout import Dropout
 from decalign_core.nn.encoders import masked_mean
 from decalign_core.peers.common import PeerConfig, PeerModel, RecurrentEncoder, losses
 from decalign_core.types import Batch, ByModality, Losses, Representation
@@ -80,7 +81,7 @@ class MISA(PeerModel):
         self.decoders = nn.ModuleDict({name: nn.Linear(width, width) for name in names})
         self.fusion = nn.TransformerEncoderLayer(width, config.heads, 4 * width, config.dropout, batch_first=True)
         parts = 2 * len(names) * width
-        self.hidden = nn.Sequential(nn.Linear(parts, parts // 2), nn.Dropout(config.output_dropout), nn.ReLU())
+        self.hidden = nn.Sequential(nn.Linear(parts, parts // 2), Dropout(config.output_dropout), nn.ReLU())
         self.head = nn.Linear(parts // 2, config.outputs)
 
     def forward(self, batch: Batch) -> Representation:

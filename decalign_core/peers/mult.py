@@ -21,6 +21,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from decalign_core.nn.dropout import Dropout
 from decalign_core.nn.encoders import TemporalProjection, last_valid
 from decalign_core.nn.transformer import CrossModalTransformer
 from decalign_core.peers.common import PeerConfig, PeerModel
@@ -110,7 +111,7 @@ class ResidualHead(nn.Module):
 
     def __init__(self, width: int, outputs: int, dropout: float) -> None:
         super().__init__()
-        self.block = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Dropout(dropout), nn.Linear(width, width))
+        self.block = nn.Sequential(nn.Linear(width, width), nn.ReLU(), Dropout(dropout), nn.Linear(width, width))
         self.output = nn.Linear(width, outputs)
 
     def forward(self, x: Tensor) -> Tensor:

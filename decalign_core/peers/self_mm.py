@@ -23,6 +23,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from decalign_core.nn.dropout import Dropout
 from decalign_core.peers.common import (
     AverageEncoder,
     Labels,
@@ -83,7 +84,7 @@ class SelfMM(PeerModel):
 class _Head(nn.Module):
     def __init__(self, features: int, width: int, outputs: int, dropout: float) -> None:
         super().__init__()
-        self.features = nn.Sequential(nn.Dropout(dropout), nn.Linear(features, width), nn.ReLU())
+        self.features = nn.Sequential(Dropout(dropout), nn.Linear(features, width), nn.ReLU())
         self.prediction = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, outputs))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -20,6 +20,7 @@ from functools import reduce
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from decalign_core.nn.dropout import Dropout
 from decalign_core.peers.common import SummaryConfig, SummaryModel, pooled_representation
 from decalign_core.types import Batch, ByModality, Representation
 
@@ -68,7 +69,7 @@ class TFN(SummaryModel):
         super().__init__(config)
         size, hidden = (1 + config.width) ** len(self.names), config.hidden
         self.head = nn.Sequential(
-            nn.Dropout(config.output_dropout),
+            Dropout(config.output_dropout),
             nn.Linear(size, hidden),
             nn.ReLU(),
             nn.Linear(hidden, hidden),

@@ -77,7 +77,8 @@ def test_cross_attention_is_pytorchs_with_the_same_weights(norm_first, positions
     queries, contexts, query_mask, masks = arguments
     got = transformer.attention_maps(queries, contexts, query_mask, masks)
     assert len(got) == layers
-    assert all((one - two).abs().max() <= 1e-6 for one, two in zip(got, maps, strict=True))
+    for one, two in zip(got, maps, strict=True):
+        assert (one - two).abs().amax(dim=(1, 3))[query_mask].max() <= 1e-6  # what a padded frame asks means nothing
 
 
 def as_torch_encoder(transformer, norm_first):
