@@ -6,13 +6,15 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
+import nbformat
 import pandas as pd
 import pytest
 
 from decalign_core.__main__ import main
 from decalign_core.lab.experiment import METHODS, VARIANTS
-from decalign_core.lab.results import COLUMNS, published
+from decalign_core.lab.results import COLUMNS, RunRecord, published
 from decalign_core.lab.sweep import SEEDS, TABLES, Row, cells, is_finished, sweep
 from decalign_core.peers import PEERS
 
@@ -199,3 +201,37 @@ def test_wrong_arguments_end_in_one_line(arguments, said, tmp_path, capsys, monk
         code = stop.code
     error = capsys.readouterr().err.strip()
     assert code == 2 and said in error and "Traceback" not in error
+
+
+# --- through a chapter's notebook ---
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_a_sweep_through_a_chapters_notebook(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)  # a notebook finds its repository from where it is started
+    rows = [Row(variant="no_hete_homo")]
+    monkeypatch.setattr("decalign_core.lab.sweep.TABLES", {"table3": rows})
+    notebook = "notebooks/09_ablations.ipynb"
+    arguments = ["sweep", "table3", "--notebook", notebook, "--seeds", "3", "--out", str(tmp_path), "--quiet"]
+    assert not main(arguments)
+    (cell,) = cells(rows, tmp_path, seeds=[3])
+    record = RunRecord.load(cell.folder / "record.json")
+    assert record.config_hash == cell.config.hash() and record.epochs > 1
+    executed = nbformat.read(cell.folder / "09_ablations.ipynb", as_version=4)
+    given = next(cell.source for cell in executed.cells if "injected-parameters" in cell.metadata.get("tags", []))
+    assert 'variant = "no_hete_homo"' in given and "seed = 3" in given
+    assert pd.read_csv(tmp_path / "runs.csv")["mae"].tolist() == [record.test["mae"]]
+    began = time.perf_counter()
+    assert not main(arguments)
+    assert time.perf_counter() - began < 5  # finished: nothing is executed again
+
+
+def test_a_notebook_that_makes_another_run_is_told_in_one_line(tmp_path):
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("seed = 1")])
+    notebook.cells[0].metadata["tags"] = ["parameters"]
+    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    nbformat.write(notebook, tmp_path / "idle.ipynb")
+    (outcome,) = sweep(small([Row()], tmp_path, seeds=[1], notebook=str(tmp_path / "idle.ipynb")), tmp_path)
+    assert "wanted the run" in outcome.error and "the notebook made none" in outcome.error
+    assert "\n" not in outcome.error
