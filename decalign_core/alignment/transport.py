@@ -10,8 +10,12 @@ The paper writes :math:`i \le j`; the terms :math:`i = j` are 0. The plan minimi
     \quad \text{with the marginals} \quad \sum_{k_j : j \ne i} T(k_1, \dots, k_M) = \nu_i(k_i) \quad (\text{Eq } 8).
 
 Its solution has the form :math:`T = \exp((f_1 \oplus \dots \oplus f_M - C) / \varepsilon)`; Sinkhorn's algorithm sets
-one potential :math:`f_m` after the other so that its marginal is met. All of it happens on logarithms: the kernel
-:math:`\exp(-C/\varepsilon)` itself underflows long before the plan does.
+one potential :math:`f_m` after the other so that its marginal is met. The kernel :math:`\exp(-C/\varepsilon)` itself
+underflows long before the plan does, so potentials are kept as logarithms, and a round on logarithms is always safe. It
+is also slow: M logarithms of sums of exponentials over all tuples. A round of *scaling* takes two matrix products in
+their place: it multiplies the plan of a round before, which does not underflow where it matters, by vectors
+:math:`u_m = \exp(\Delta f_m / \varepsilon)`. Both are the same round; where the vectors grow so large or small that an
+entry lost to underflow could come to matter, they are put into the potentials and a round on logarithms follows.
 
 **Gradient.** No iteration is differentiated. At the solution, with the marginals held fixed, the envelope theorem
 gives :math:`\partial\, \text{entropic\_value} / \partial C = T`; :attr:`Transport.value` has that gradient. The
@@ -123,27 +127,111 @@ def sinkhorn(
     with torch.no_grad():
         scale = torch.as_tensor(epsilon, dtype=cost.dtype, device=cost.device)
         fixed = tuple(marginal.detach() for marginal in marginals)
-        log_plan, scaled, rounds = _iterate(-cost.detach() / scale, fixed, iterations, tolerance)
+        log_kernel = -cost.detach() / scale
+        scaling = tolerance is not None and cost.device.type == "cpu" and cost.dtype in (torch.float32, torch.float64)
+        solve = _scaled_rounds if scaling else _log_rounds
+        plan, scaled, rounds = solve(log_kernel, fixed, iterations, tolerance)
         potentials = tuple(scale * potential for potential in scaled)
-    return Transport(log_plan.exp(), potentials, scale, cost, fixed, rounds, 1e-6 if tolerance is None else tolerance)
+    return Transport(plan, potentials, scale, cost, fixed, rounds, 1e-6 if tolerance is None else tolerance)
 
 
-def _iterate(
+def _log_rounds(
     log_kernel: Tensor, marginals: tuple[Tensor, ...], iterations: int, tolerance: float | None
 ) -> tuple[Tensor, list[Tensor], int]:
-    order = log_kernel.ndim
+    """Plan, potentials over epsilon and rounds, every round on logarithms: the plain algorithm."""
     logs = [marginal.log() for marginal in marginals]
     potentials = [torch.zeros_like(marginal) for marginal in marginals]
     done = 0
     while done < iterations:
         done += 1
-        for axis in range(order):
-            others = log_kernel + sum(_along(potentials[a], (a,), order) for a in range(order) if a != axis)
-            potentials[axis] = logs[axis] - others.logsumexp([a for a in range(order) if a != axis])
-            log_plan = others + _along(potentials[axis], (axis,), order)
-        if tolerance is not None and _marginal_error(log_plan.exp(), marginals) <= tolerance:
+        plan = _log_round(log_kernel, logs, potentials).exp()
+        if tolerance is not None and _marginal_error(plan, marginals) <= tolerance:
             break
-    return log_plan, potentials, done
+    return plan, potentials, done
+
+
+def _log_round(log_kernel: Tensor, logs: Sequence[Tensor], potentials: list[Tensor]) -> Tensor:
+    """One potential after the other, in place, so that its marginal is met; the logarithm of the plan."""
+    order = log_kernel.ndim
+    for axis in range(order):
+        rest = [a for a in range(order) if a != axis]
+        others = log_kernel + sum(_along(potentials[a], (a,), order) for a in rest)
+        potentials[axis] = logs[axis] - others.logsumexp(rest)
+    return others + _along(potentials[order - 1], (order - 1,), order)
+
+
+def _scaled_rounds(
+    log_kernel: Tensor, marginals: tuple[Tensor, ...], iterations: int, tolerance: float
+) -> tuple[Tensor, list[Tensor], int]:
+    """As :func:`_log_rounds`, by scaling where that is safe; for tensors on a CPU."""
+    held = [marginal.nonzero().squeeze(1) for marginal in marginals]
+    if any(len(rows) < len(marginal) for rows, marginal in zip(held, marginals, strict=True)):
+        within = torch.meshgrid(*held, indexing="ij")
+        masses = tuple(marginal[rows] for marginal, rows in zip(marginals, held, strict=True))
+        plan, found, done = _scaled_rounds(log_kernel[within], masses, iterations, tolerance)
+        whole = torch.zeros_like(log_kernel).index_put(within, plan)
+        nothing = [torch.full_like(marginal, -math.inf) for marginal in marginals]
+        return whole, [n.index_put((rows,), f) for n, rows, f in zip(nothing, held, found, strict=True)], done
+    logs = [marginal.log() for marginal in marginals]
+    potentials = [torch.zeros_like(marginal) for marginal in marginals]
+    done, in_a_row = 0, 1
+    while True:
+        for _ in range(min(in_a_row, iterations - done)):
+            log_plan = _log_round(log_kernel, logs, potentials)
+            done += 1
+        base = log_plan.exp()
+        scalings, more, met = _scale(base.numpy(), [nu.numpy() for nu in marginals], iterations - done, tolerance)
+        potentials = [f + torch.from_numpy(u).log() for f, u in zip(potentials, scalings, strict=True)]
+        done, in_a_row = done + more, 1 if more else 2 * in_a_row
+        if met or done == iterations:
+            break
+    plan = base * math.prod(_along(torch.from_numpy(u), (axis,), base.ndim) for axis, u in enumerate(scalings))
+    return plan, potentials, done
+
+
+def _scale(
+    base: np.ndarray, marginals: Sequence[np.ndarray], rounds: int, tolerance: float
+) -> tuple[list[np.ndarray], int, bool]:
+    """Scalings of a plan after ``rounds`` rounds or less, how many were run, and whether the marginals are then met.
+
+    In NumPy: with few prototypes, calling PyTorch's operators would take longer than what they compute.
+    """
+    limit = 1e18 ** (1 / base.ndim)  # all M together: what float32 lost, below 1e-38, stays below 1e-20
+    ends = np.cumsum([len(nu) for nu in marginals])[:-1]
+    buffers = np.ones((2, ends[-1] + len(marginals[-1])), base.dtype)
+    (kept, u), (found, v) = ((buffer, np.split(buffer, ends)) for buffer in buffers)
+    with np.errstate(all="ignore"):  # a scaling out of range is found by its value
+        for done in range(rounds + 1):
+            partial = [base]  # at m the plan over the axes up to m, the others summed over with their scalings
+            for scaling in u[:0:-1]:
+                partial.insert(0, partial[0].reshape(-1, len(scaling)) @ scaling)
+            if _is_met(partial, u, marginals, tolerance):
+                return u, done, True
+            if done == rounds:
+                break
+            for m, nu in enumerate(marginals):
+                np.divide(nu, _contracted(partial[m], v[:m]), out=v[m])
+            if not (found.min() * limit > 1 and found.max() < limit):  # NaN too
+                break
+            (kept, u), (found, v) = (found, v), (kept, u)
+    return u, done, False
+
+
+def _is_met(
+    partial: Sequence[np.ndarray], scalings: Sequence[np.ndarray], marginals: Sequence[np.ndarray], tolerance: float
+) -> bool:
+    # the last marginal was met last; the first, whose sum costs nothing, says most often that there is more to do
+    return all(
+        np.abs(scalings[m] * _contracted(partial[m], scalings[:m]) - marginals[m]).max() <= tolerance
+        for m in range(len(marginals) - 1)
+    )
+
+
+def _contracted(sums: np.ndarray, scalings: Sequence[np.ndarray]) -> np.ndarray:
+    """Summed over all axes but the last, with their scalings."""
+    for scaling in scalings:
+        sums = scaling @ sums.reshape(len(scaling), -1)
+    return sums
 
 
 def exact(cost: Tensor, marginals: Sequence[Tensor]) -> Transport:

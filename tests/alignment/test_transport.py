@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from decalign_core.alignment.bures import bures_wasserstein
 from decalign_core.alignment.mixture import GaussianMixture
-from decalign_core.alignment.transport import exact, joint_cost, sinkhorn
+from decalign_core.alignment.transport import _log_rounds, _scaled_rounds, exact, joint_cost, sinkhorn
 
 SIZES = {2: (3, 4), 3: (3, 2, 4), 4: (2, 3, 2, 3)}
 every_m = pytest.mark.parametrize("count", [2, 3, 4], ids=["M=2", "M=3", "M=4"])
@@ -306,6 +306,35 @@ def test_the_official_kernel_recipe_collapses_where_the_log_domain_does_not():
     mild = rng.uniform(0, 2, size=(7, 7, 7))  # the contrast is a fair copy: it agrees where it works
     agreeing = solve(mild, marginals, 0.5, torch.float32, iterations=50).plan.numpy()
     np.testing.assert_allclose(oracles.official_kernel_sinkhorn(mild, marginals, epsilon=0.5), agreeing, atol=2e-5)
+
+
+@both_dtypes
+@pytest.mark.parametrize("ratio", [1, 30, 300, 3000])
+@pytest.mark.parametrize("sizes", [(6, 9), (5, 1, 7), (3, 4, 2, 3)])
+def test_rounds_of_scaling_are_rounds_on_logarithms(sizes, ratio, dtype):
+    """Cost over epsilon up to 3000, some marginals 0 or tiny: the same plan and potentials after every round."""
+    cost, marginals = problem(1300, sizes)
+    marginals[0][0], marginals[-1][-1] = 0.0, 1e-9
+    log_kernel, nus = -ratio * torch.as_tensor(cost, dtype=dtype), tensors(cost, marginals, dtype)[1]
+    nus = tuple(nu / nu.sum() for nu in nus)
+    rounding = ratio * torch.finfo(dtype).eps
+    for rounds in (1, 2, 3, 10, 100):
+        plan, potentials, done = _log_rounds(log_kernel, nus, rounds, None)
+        got, scaled, scaled_done = _scaled_rounds(log_kernel, nus, rounds, -1.0)
+        assert done == scaled_done == rounds
+        assert (got - plan).abs().max() <= 20 * rounding
+        for one, two in zip(scaled, potentials, strict=True):
+            apart = (one - two)[torch.isfinite(two)]
+            assert torch.equal(torch.isfinite(one), torch.isfinite(two))
+            assert (apart - apart[0]).abs().max() <= 200 * rounding
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_scaling_stops_where_logarithms_do(seed):
+    cost, marginals = problem(1400 + seed, (6, 5, 4))
+    log_kernel, nus = -30 * torch.as_tensor(cost), tuple(tensors(cost, marginals)[1])
+    for tolerance in (1e-2, 1e-4, 1e-8):
+        assert _scaled_rounds(log_kernel, nus, 500, tolerance)[2] == _log_rounds(log_kernel, nus, 500, tolerance)[2]
 
 
 @settings(max_examples=25, deadline=None, derandomize=True, database=None)
