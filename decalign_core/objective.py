@@ -23,6 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from decalign_core.alignment import many
 from decalign_core.alignment.matching import median_bandwidth, mmd, moment_distance, moments
 from decalign_core.alignment.mixture import GaussianMixture, fit
 from decalign_core.alignment.transport import Transport, joint_cost, sinkhorn
@@ -55,6 +56,10 @@ class ObjectiveConfig:
             scale of the features; else in units of the cost.
         sinkhorn_iterations: rounds of Sinkhorn at most.
         sinkhorn_tolerance: marginal error to stop at; None runs every round without a look at the values.
+        coupling: what of the joint plan is solved: "dense", all tuples of Eq 5, K^M of them; "sampled", all pairs, by
+            samples of a latent centre (diagonal covariances); "chain" or "star", exactly, the costs of neighbouring
+            pairs or of pairs with the first modality alone, a departure from Eq 5.
+        samples: of the latent centre, for "sampled".
         through_marginals: let the gradient of Eq 7 also flow through the marginals, the mixtures' weights.
         scale_by_width: divide Eq 9 and Eq 10 by the width of what they compare, so that alpha and beta mean the same at
             every width.
@@ -84,6 +89,8 @@ class ObjectiveConfig:
     relative_epsilon: bool = True
     sinkhorn_iterations: int = 100
     sinkhorn_tolerance: float | None = 1e-4
+    coupling: Literal["dense", "sampled", "chain", "star"] = "dense"
+    samples: int = 2048
     through_marginals: bool = False
     scale_by_width: bool = True
     bandwidth: float | Literal["median"] = "median"
@@ -92,12 +99,18 @@ class ObjectiveConfig:
     temperature: float = 0.1
 
     def __post_init__(self) -> None:
-        for name in ("components", "em_steps", "sinkhorn_iterations", "floor", "epsilon", "temperature"):
+        for name in ("components", "em_steps", "sinkhorn_iterations", "samples", "floor", "epsilon", "temperature"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"objective.{name}: wanted a positive number, got {getattr(self, name)}")
-        for name, choices in (("task", _REGRESSION), ("penalty", _PENALTIES), ("covariance", ("diag", "full"))):
+        for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
                 raise ValueError(f"objective.{name}: wanted one of {sorted(choices)}, got {getattr(self, name)!r}")
+        if self.coupling == "sampled" and self.covariance != "diag":
+            raise ValueError(
+                f"objective.covariance: wanted 'diag' with the coupling 'sampled', got {self.covariance!r}"
+            )
+        if self.coupling != "dense" and self.through_marginals:
+            raise ValueError(f"objective.coupling: wanted 'dense' with through_marginals, got {self.coupling!r}")
         if self.bandwidth != "median" and not (isinstance(self.bandwidth, (int, float)) and self.bandwidth > 0):
             raise ValueError(f"objective.bandwidth: wanted 'median' or a positive number, got {self.bandwidth!r}")
         object.__setattr__(self, "bandwidth_multiples", tuple(self.bandwidth_multiples))
@@ -190,6 +203,12 @@ def task_loss(prediction: Tensor, target: Tensor, config: ObjectiveConfig) -> Te
 
 
 _PENALTIES = {"signed": lambda cosine: cosine, "squared": torch.square}
+_CHOICES = {
+    "task": _REGRESSION,
+    "penalty": _PENALTIES,
+    "covariance": ("diag", "full"),
+    "coupling": ("dense", "sampled", "chain", "star"),
+}
 
 
 def decoupling(
@@ -243,13 +262,13 @@ class Heterogeneity:
         transport: the first term, scalar.
         prototype: the second term, scalar.
         mixtures: the prototypes by modality; empty where too few samples were there.
-        plan: the solved transport between them, or None likewise.
+        plan: the solved transport between them (of its pairs, where not all tuples are solved), or None likewise.
     """
 
     transport: Tensor
     prototype: Tensor
     mixtures: Mapping[str, GaussianMixture] = field(default_factory=dict)
-    plan: Transport | None = None
+    plan: Transport | many.PairTransport | None = None
 
 
 def heterogeneity(pooled: ByModality, config: ObjectiveConfig | None = None) -> Heterogeneity:
@@ -281,22 +300,35 @@ def _mixtures(usable: ByModality, config: ObjectiveConfig) -> dict[str, Gaussian
     return {name: GaussianMixture(*parts) for name, parts in zip(usable, each, strict=True)}
 
 
-def _plan(mixtures: Mapping[str, GaussianMixture], config: ObjectiveConfig, scale: float) -> Transport:
+def _plan(
+    mixtures: Mapping[str, GaussianMixture], config: ObjectiveConfig, scale: float
+) -> Transport | many.PairTransport:
     measures = list(mixtures.values())
-    cost = scale * joint_cost(measures)
-    epsilon = config.epsilon
-    if config.relative_epsilon:
-        epsilon = epsilon * cost.detach().mean().clamp_min(torch.finfo(cost.dtype).tiny / config.epsilon)
-    return sinkhorn(
-        cost,
-        [mixture.weights for mixture in measures],
-        epsilon=epsilon,
-        iterations=config.sinkhorn_iterations,
-        tolerance=config.sinkhorn_tolerance,
-    )
+    marginals = [mixture.weights for mixture in measures]
+    options = {"iterations": config.sinkhorn_iterations, "tolerance": config.sinkhorn_tolerance}
+    if config.coupling == "dense":
+        cost = scale * joint_cost(measures)
+        return sinkhorn(cost, marginals, epsilon=_epsilon(cost.detach().mean(), config), **options)
+    # Eq 6 of a mixture times a number is Eq 6 times its square
+    scaled = [GaussianMixture(m.weights, m.means * math.sqrt(scale), m.covariances * scale) for m in measures]
+    tree = {"chain": many.chain, "star": many.star}.get(config.coupling)
+    costs = many.pair_costs(scaled, (tree or many.complete)(len(scaled)))
+    epsilon = _epsilon(sum(cost.detach().mean() for cost in costs.values()), config)
+    if tree:
+        return many.tree(costs, marginals, epsilon=epsilon, **options)
+    options["tolerance"] = config.sinkhorn_tolerance or 1e-6
+    return many.sampled(scaled, epsilon=epsilon, samples=config.samples, **options)
 
 
-def _transport_term(plan: Transport, mixtures: Mapping[str, GaussianMixture], config: ObjectiveConfig) -> Tensor:
+def _epsilon(mean_cost: Tensor, config: ObjectiveConfig) -> float | Tensor:
+    if not config.relative_epsilon:
+        return config.epsilon
+    return config.epsilon * mean_cost.clamp_min(torch.finfo(mean_cost.dtype).tiny / config.epsilon)
+
+
+def _transport_term(
+    plan: Transport | many.PairTransport, mixtures: Mapping[str, GaussianMixture], config: ObjectiveConfig
+) -> Tensor:
     if not config.through_marginals:
         return plan.value
     flowing = sum(

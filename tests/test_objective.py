@@ -772,3 +772,49 @@ def test_the_letter_is_the_papers():
     assert config.bandwidth_multiples == (1.0,)
     assert (config.alpha, config.beta, config.decoupling_weight, config.contrastive_weight) == (0.05, 0.05, 1.0, 0.0)
     assert config.task == "mse"
+
+
+# --- couplings ---
+
+
+def clusters(count=3, samples=40, width=6):
+    return {f"m{i}": torch.randn(samples, width).double() + 2 * torch.randint(3, (samples, 1)) for i in range(count)}
+
+
+def test_couplings_agree_where_they_solve_the_same():
+    pooled = clusters()
+    options = {"components": 4, "epsilon": 0.5, "sinkhorn_iterations": 500, "sinkhorn_tolerance": 1e-8}
+    dense = heterogeneity(pooled, ObjectiveConfig(**options))
+    drawn = heterogeneity(pooled, ObjectiveConfig(**options, coupling="sampled", samples=16384))
+    assert torch.equal(drawn.prototype, dense.prototype)
+    assert abs(drawn.transport - dense.transport) <= 0.01 * dense.transport
+    for (i, j), plan in drawn.plan.plans.items():
+        rest = 3 - i - j
+        assert (plan - dense.plan.plan.sum(rest)).abs().max() <= 2 * drawn.plan.disagreement
+    two = {name: pooled[name] for name in ("m0", "m1")}
+    solved = [heterogeneity(two, ObjectiveConfig(**options, coupling=name)) for name in ("dense", "chain", "star")]
+    assert all(abs(other.transport - solved[0].transport) <= 1e-9 for other in solved)
+
+
+@pytest.mark.parametrize("coupling", ["chain", "star", "sampled"])
+def test_every_coupling_trains_eight_modalities(coupling):
+    pooled = {name: x.requires_grad_() for name, x in clusters(8).items()}
+    config = ObjectiveConfig(coupling=coupling, components=5, samples=512, sinkhorn_iterations=300)
+    found = heterogeneity(pooled, config)
+    gradients = torch.autograd.grad(found.transport, list(pooled.values()))
+    assert all(gradient.isfinite().all() and gradient.abs().max() > 0 for gradient in gradients)
+    assert found.plan.marginal_error <= 1e-4
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"coupling": "ring"}, "objective.coupling: wanted one of"),
+        ({"coupling": "sampled", "covariance": "full"}, "objective.covariance: wanted 'diag'"),
+        ({"coupling": "chain", "through_marginals": True}, "objective.coupling: wanted 'dense'"),
+        ({"samples": 0}, "objective.samples: wanted a positive number"),
+    ],
+)
+def test_wrong_couplings_are_an_error(settings, said):
+    with pytest.raises(ValueError, match=said):
+        ObjectiveConfig(**settings)
