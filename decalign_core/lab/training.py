@@ -131,7 +131,7 @@ def _fit(config: ExperimentConfig, splits: Splits, device: torch.device, folder:
     if config.method in CONTROLS:
         started = time.perf_counter()
         return Fitted(fit_control(config.method, splits), started)
-    trainer = _Trainer(config, splits, device)
+    trainer = Trainer(config, splits, device)
     if folder is not None:
         trainer.resume(folder)
     bar = tqdm(total=config.training.epochs, initial=trainer.epoch, disable=not progress, unit="epoch", leave=False)
@@ -145,8 +145,12 @@ def _fit(config: ExperimentConfig, splits: Splits, device: torch.device, folder:
     return trainer.fitted()
 
 
-class _Trainer:
-    """The state of one training run; everything in it is in the checkpoint."""
+class Trainer:
+    """The state of one training run; everything that changes in it is in the checkpoint.
+
+    Raises:
+        ValueError: where the configuration does not fit the data.
+    """
 
     def __init__(self, config: ExperimentConfig, splits: Splits, device: torch.device) -> None:
         self.config, self.settings, self.splits, self.device = config, config.training, splits, device
@@ -175,13 +179,16 @@ class _Trainer:
 
     @property
     def epoch(self) -> int:
+        """Whole epochs that were run."""
         return len(self.history)
 
     @property
     def is_done(self) -> bool:
+        """Whether the last epoch was run, or validation has not improved for long enough."""
         return self.epoch >= self.settings.epochs or self.epoch - self.best_epoch >= self.settings.patience
 
     def run_epoch(self) -> None:
+        """Train on every row once, validate, and keep the weights where that is the best so far."""
         began = time.perf_counter()
         terms = self._train_epoch()
         prediction = predict(self.validated, self.splits.valid, self.device)
@@ -205,7 +212,7 @@ class _Trainer:
         self.model.train()
         sums: dict[str, Tensor] = {}
         for rows in torch.randperm(len(self.splits.train), generator=self.order).split(self.settings.batch_size):
-            losses = self._step(self._batch(rows), rows)
+            losses = self.step(rows)
             for name, value in losses.items():
                 sums[name] = sums.get(name, 0) + value * len(rows)
         if self.labels:
@@ -218,7 +225,9 @@ class _Trainer:
             batch = replace(batch, extra_targets={**batch.extra_targets, **self.labels.targets(rows)})
         return batch.trimmed().to(self.device)
 
-    def _step(self, batch: Batch, rows: Tensor) -> dict[str, Tensor]:
+    def step(self, rows: Tensor) -> dict[str, Tensor]:
+        """One step on these rows of the training split; every loss by name, detached."""
+        batch = self._batch(rows)
         with _autocast(self.device, self.settings.precision):
             representation = self.model(batch)
         losses = self._losses(representation, batch)
@@ -242,6 +251,7 @@ class _Trainer:
         return objective(representation, batch, self.config.objective)
 
     def fitted(self) -> Fitted:
+        """The epoch that validation chose."""
         model = self.validated
         model.load_state_dict(self.best_weights)
         trained = sum(parameter.numel() for parameter in self.model.parameters() if parameter.requires_grad)
@@ -256,6 +266,7 @@ class _Trainer:
         return parts | {name: part for name in ("average", "labels") if (part := getattr(self, name))}
 
     def checkpoint(self, folder: Path) -> None:
+        """Write everything that :meth:`resume` needs."""
         # last.pt last: killed before it, the epoch is run again and writes the same other files once more
         if self.best_epoch == self.epoch:
             _save(folder / "best.pt", {"weights": self.best_weights} | _shape(self.model))
@@ -269,6 +280,7 @@ class _Trainer:
         _save(folder / "last.pt", {"data_hash": self.splits.fingerprint()} | state | random | progress)
 
     def resume(self, folder: Path) -> None:
+        """Go on where the folder's checkpoint was, if it has one."""
         if not (folder / "last.pt").is_file():
             return
         saved = _load(folder / "last.pt", self.device)

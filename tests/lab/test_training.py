@@ -169,13 +169,13 @@ def test_resumed_equals_undisturbed(tmp_path, monkeypatch, kind, after):
     config = make_config(**KINDS[kind], training__epochs=4)
     run(config, run_dir=tmp_path / "whole")
 
-    def checkpoint(self, folder, original=training._Trainer.checkpoint):
+    def checkpoint(self, folder, original=training.Trainer.checkpoint):
         original(self, folder)
         if self.epoch == after:
             raise Killed
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(training._Trainer, "checkpoint", checkpoint)
+        patch.setattr(training.Trainer, "checkpoint", checkpoint)
         run(config, run_dir=tmp_path / "cut")
     assert not (tmp_path / "cut" / "record.json").exists()
     assert len(load_run(tmp_path / "cut").history) == after
@@ -260,7 +260,7 @@ def test_a_finished_run_is_returned_as_it_is(tmp_path, monkeypatch):
     record = run(config, run_dir=tmp_path / "run")
     before = {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in (tmp_path / "run").iterdir()}
     assert set(before) == FILES
-    monkeypatch.setattr(training, "_Trainer", None)
+    monkeypatch.setattr(training, "Trainer", None)
     monkeypatch.setattr(training, "load_splits", None)
     again = train(config, run_dir=tmp_path / "run", progress=False)
     moved = configure({"data.root": "elsewhere", "training.device": "auto"}, config)
@@ -349,11 +349,11 @@ def test_record_says_what_was_run(tmp_path):
 def test_seconds_hold_the_interrupted_part_too(tmp_path, monkeypatch):
     config = make_config(training__epochs=2)
 
-    def slow(self, original=training._Trainer._train_epoch):
+    def slow(self, original=training.Trainer._train_epoch):
         time.sleep(0.3)
         return original(self)
 
-    monkeypatch.setattr(training._Trainer, "_train_epoch", slow)
+    monkeypatch.setattr(training.Trainer, "_train_epoch", slow)
     with monkeypatch.context() as patch, pytest.raises(Killed):
         patch.setattr(training, "write_table", lambda *_: (_ for _ in ()).throw(Killed))
         run(config, run_dir=tmp_path / "run")
@@ -391,7 +391,7 @@ def test_losses_in_the_history_are_means_over_samples():
     rates = {f"model__{name}_dropout": 0.0 for name in ("attention", "feedforward", "residual", "embedding", "output")}
     config, splits = make_config(**rates, training__batch_size=40, training__epochs=1), make_splits()
     torch.manual_seed(0)
-    trainer = training._Trainer(config, splits, torch.device("cpu"))
+    trainer = training.Trainer(config, splits, torch.device("cpu"))
     with torch.no_grad():
         losses = training.objective(trainer.model(splits.train), splits.train, config.objective)
     trainer.run_epoch()
@@ -456,12 +456,12 @@ def test_a_lucky_epoch_does_not_win_against_a_good_stretch(tmp_path, monkeypatch
 
 def rates(config):
     history = []
-    original = training._Trainer.fitted
+    original = training.Trainer.fitted
     try:
-        training._Trainer.fitted = lambda self: history.extend(self.history) or original(self)
+        training.Trainer.fitted = lambda self: history.extend(self.history) or original(self)
         run(config)
     finally:
-        training._Trainer.fitted = original
+        training.Trainer.fitted = original
     return [row["learning_rate"] for row in history]
 
 
@@ -492,12 +492,12 @@ def test_plateau_lowers_the_rate(monkeypatch):
 def test_moving_average_by_hand(tmp_path, monkeypatch):
     after_steps = []
 
-    def step(self, *batch, original=training._Trainer._step):
+    def step(self, *batch, original=training.Trainer.step):
         losses = original(self, *batch)
         after_steps.append({name: values.clone() for name, values in self.model.state_dict().items()})
         return losses
 
-    monkeypatch.setattr(training._Trainer, "_step", step)
+    monkeypatch.setattr(training.Trainer, "step", step)
     run(make_config(training__average=0.7, training__epochs=1), run_dir=tmp_path / "run")
     assert len(after_steps) == 3
     wanted = after_steps[0]

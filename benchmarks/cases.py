@@ -1,0 +1,235 @@
+"""What is measured: each function makes a table; :data:`CASES` names them."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from benchmarks.official import Official
+from benchmarks.timing import paired
+from decalign_core.alignment.many import chain, complete, pair_costs, sampled, tree
+from decalign_core.alignment.mixture import GaussianMixture
+from decalign_core.alignment.transport import joint_cost, sinkhorn
+from decalign_core.lab.experiment import ExperimentConfig, configure, preset
+from decalign_core.lab.training import Trainer
+from decalign_core.objective import heterogeneity, homogeneity
+from decalign_core.types import Batch, Splits
+
+WIDTHS = {"text": 768, "audio": 5, "vision": 20}  # of the official MOSI files
+SAMPLES, FRAMES, WIDTH = 32, 50, 64
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line gives: a checkout of the official code or None, and how often to repeat."""
+
+    official: Path | None = None
+    rounds: int = 15
+
+
+def training_step(options: Options) -> pd.DataFrame:
+    """One step: forward, backward, optimiser, at the official configuration, with full and with real lengths."""
+    generator = torch.Generator().manual_seed(0)
+    lengths = {
+        "full lengths": torch.full((SAMPLES,), FRAMES),
+        "lengths 6 to 24": torch.randint(6, 25, (SAMPLES,), generator=generator),
+    }
+    official = options.official and Official(options.official, WIDTHS, FRAMES)
+    tables = []
+    for name, frames in lengths.items():
+        batch = _batch(frames, generator)
+        trainer = Trainer(_configuration(), Splits(train=batch, valid=batch, test=batch), torch.device("cpu"))
+        trainer.model.train()
+        rows = torch.arange(SAMPLES)
+        candidates = {"official": lambda batch=batch: official.step(batch)} if official else {}
+        candidates["ours"] = lambda trainer=trainer, rows=rows: float(trainer.step(rows)["total"])
+        table = paired(candidates, rounds=options.rounds).assign(case=name)
+        count = {"ours": trainer.model} | ({"official": official.model} if official else {})
+        table["parameters"] = [sum(p.numel() for p in count[what].parameters()) for what in table["what"]]
+        tables.append(table)
+    return pd.concat(tables)
+
+
+def alignment_terms(options: Options) -> pd.DataFrame:
+    """EM, costs, transport and both losses of 32 samples, 64 wide, three modalities, with their backward pass."""
+    config = _configuration().objective
+    parts = [{name: torch.randn(SAMPLES, WIDTH).requires_grad_() for name in WIDTHS} for _ in range(2)]
+
+    def ours() -> None:
+        hete, homo = heterogeneity(parts[0], config), homogeneity(parts[1], config)
+        (hete.transport + hete.prototype + homo.semantic + homo.mmd).backward()
+
+    candidates: dict[str, Callable[[], object]] = {}
+    if options.official:
+        official = Official(options.official, WIDTHS, FRAMES)
+        candidates["official"] = lambda: official.alignment(*parts).backward()
+    return paired(candidates | {"ours": ours}, rounds=4 * options.rounds).assign(case="alignment terms")
+
+
+def transport(options: Options) -> pd.DataFrame:
+    """Two marginals beside POT, three beside OTT-JAX (where it is installed), at the same marginal error."""
+    rng, tables = np.random.default_rng(0), []
+    for points in (50, 200, 1000):
+        tables.append(_two_marginals(rng, points, options.rounds))
+    for components in (7, 20, 50):
+        tables.append(_three_marginals(rng, components, options.rounds))
+    return pd.concat(tables)
+
+
+def _two_marginals(rng: np.random.Generator, points: int, rounds: int) -> pd.DataFrame:
+    import ot
+
+    cost = ot.dist(rng.normal(size=(points, 2)), rng.normal(size=(points, 2)))
+    mass, epsilon, tolerance = np.full(points, 1 / points), 0.05 * cost.mean(), 1e-6
+    ours_cost, ours_mass = torch.from_numpy(cost), torch.from_numpy(mass)
+    settings = {"method": "sinkhorn_log", "stopThr": tolerance, "numItermax": 5000}
+
+    def pot() -> np.ndarray:
+        return ot.sinkhorn(mass, mass, cost, epsilon, **settings)
+
+    def ours() -> Tensor:
+        options = {"epsilon": epsilon, "iterations": 5000, "tolerance": tolerance}
+        return sinkhorn(ours_cost, (ours_mass, ours_mass), **options).plan
+
+    table = paired({"POT sinkhorn_log": pot, "ours": ours}, rounds=max(3, rounds // 3))
+    table["marginal_error"] = [_error(plan, [mass, mass]) for plan in (pot(), ours().numpy())]
+    return table.assign(case=f"M = 2, {points} points")
+
+
+def _three_marginals(rng: np.random.Generator, components: int, rounds: int) -> pd.DataFrame:
+    points = [rng.normal(size=(components, 8)) for _ in range(3)]
+    masses = [rng.dirichlet(np.full(components, 5.0)) for _ in range(3)]
+    pairs = {(i, j): _squared(points[i], points[j]) for i, j in itertools.combinations(range(3), 2)}
+    cost = pairs[0, 1][:, :, None] + pairs[0, 2][:, None] + pairs[1, 2][None]
+    epsilon, tolerance = 0.05 * cost.mean(), 1e-4
+    tensors = torch.tensor(cost, dtype=torch.float32), [torch.tensor(m, dtype=torch.float32) for m in masses]
+
+    def ours() -> Tensor:
+        return sinkhorn(*tensors, epsilon=epsilon, iterations=2000, tolerance=tolerance).plan
+
+    ott = _ott(points, masses, epsilon, tolerance)
+    candidates = ({"OTT-JAX mmsinkhorn": ott} if ott else {}) | {"ours": ours}
+    table = paired(candidates, rounds=4 * rounds)
+    table["marginal_error"] = [_error(np.asarray(call()), masses) for call in candidates.values()]
+    return table.assign(case=f"M = 3, K = {components}")
+
+
+def _ott(points: list, masses: list, epsilon: float, tolerance: float) -> Callable[[], object] | None:
+    try:
+        import jax
+        from ott.experimental.mmsinkhorn import MMSinkhorn
+        from ott.geometry.costs import SqEuclidean
+    except ImportError:
+        return None
+    # its threshold is on the summed error: the loosest of these that is as near as ours
+    given = [tuple(jax.numpy.asarray(x, dtype="float32") for x in arrays) for arrays in (points, masses)]
+    for looseness in (10, 5, 2, 1, 0.5):
+        solver = MMSinkhorn(threshold=looseness * tolerance, inner_iterations=1)
+        solve = jax.jit(lambda x, a, solver=solver: solver(x, a, SqEuclidean(), epsilon=float(epsilon)).tensor)
+        if _error(np.asarray(solve(*given)), masses) <= tolerance:
+            break
+    return lambda: solve(*given).block_until_ready()
+
+
+def many_modalities(options: Options) -> pd.DataFrame:
+    """Cost against M for the dense plan, along a chain and by samples, K = 7; and a chain of 50 with K = 20."""
+    tables = []
+    for count in (2, 3, 4, 5, 6, 8, 12, 20):
+        measures = _mixtures(count, 7, WIDTH)
+        costs, nus = pair_costs(measures, complete(count)), [mixture.weights for mixture in measures]
+        mean = float(sum(cost.mean() for cost in costs.values()) / len(costs))
+        candidates = {
+            "chain": lambda m=measures, n=nus, e=0.1 * mean: tree(pair_costs(m, chain(len(m))), n, epsilon=e),
+            "sampled": lambda m=measures, e=0.1 * count * mean: sampled(m, epsilon=e),
+        }
+        if count <= 6:
+            candidates["dense"] = lambda m=measures, n=nus, e=0.1 * count * mean: sinkhorn(joint_cost(m), n, epsilon=e)
+        table = paired(candidates, rounds=3)
+        tables.append(table.assign(case=f"M = {count}, K = 7", modalities=count, cells=7.0**count))
+    measures = _mixtures(50, 20, WIDTH)
+    costs = pair_costs(measures, chain(50))
+    epsilon = 0.1 * sum(cost.mean() for cost in costs.values()) / len(costs)
+    masses = [mixture.weights for mixture in measures]
+    long = paired({"chain": lambda: tree(costs, masses, epsilon=epsilon, iterations=5000)}, rounds=options.rounds)
+    return pd.concat([*tables, long.assign(case="M = 50, K = 20", modalities=50, cells=20.0**50)])
+
+
+def sampled_plans(options: Options) -> pd.DataFrame:
+    """How near sampled pairs are to the dense plan's, beside products of marginals; epsilon = rho M mean pair cost."""
+    rows = []
+    sizes = ((3, 7, 8), (3, 7, 128), (4, 5, 128), (5, 5, 64))
+    for (count, components, width), rho in itertools.product(sizes, (0.02, 0.1, 0.5)):
+        measures = _mixtures(count, components, width)
+        costs, masses = pair_costs(measures, complete(count)), [mixture.weights for mixture in measures]
+        epsilon = rho * count * sum(cost.mean() for cost in costs.values()) / len(costs)
+        solved = sinkhorn(joint_cost(measures), masses, epsilon=epsilon, iterations=5000, tolerance=1e-9)
+        dense = {pair: _pair(solved.plan, pair) for pair in costs}
+        product = max(float((torch.outer(masses[i], masses[j]) - dense[i, j]).abs().max()) for i, j in costs)
+        for seed in range(5):
+            got = sampled(measures, epsilon=epsilon, generator=torch.Generator().manual_seed(seed))
+            error = max(float((got.plans[pair] - dense[pair]).abs().max()) for pair in costs)
+            row = {"case": f"M = {count}, K = {components}, d = {width}", "rho": rho, "seed": seed, "error": error}
+            row |= {"error_of_product": product, "ratio": error / product, "disagreement": got.disagreement}
+            rows.append(row | {"effective_share": got.effective_share, "converged": got.converged})
+    return pd.DataFrame(rows)
+
+
+CASES: dict[str, Callable[[Options], pd.DataFrame]] = {
+    case.__name__: case for case in (training_step, alignment_terms, transport, many_modalities, sampled_plans)
+}
+
+
+def _configuration() -> ExperimentConfig:
+    """The official MOSI configuration on features, transport solved to a marginal error of 1e-4."""
+    changes = {
+        "data.text_encoder": "",
+        "data.fine_tune": False,
+        "training.device": "cpu",
+        "training.precision": "float32",
+        "objective.sinkhorn_iterations": 100,
+        "objective.sinkhorn_tolerance": 1e-4,
+    }
+    return configure(changes, preset("official", "mosi"))
+
+
+def _batch(lengths: Tensor, generator: torch.Generator) -> Batch:
+    mask = torch.arange(FRAMES) < lengths.unsqueeze(1)
+    features = {
+        name: torch.randn(SAMPLES, FRAMES, width, generator=generator) * mask.unsqueeze(-1)
+        for name, width in WIDTHS.items()
+    }
+    target = (1.5 * torch.randn(SAMPLES, generator=generator)).clamp(-3, 3)
+    return Batch(features, dict.fromkeys(WIDTHS, mask), target, [str(row) for row in range(SAMPLES)])
+
+
+def _mixtures(count: int, components: int, width: int) -> list[GaussianMixture]:
+    rng = np.random.default_rng(count)
+    return [
+        GaussianMixture(
+            torch.from_numpy(rng.dirichlet(np.full(components, 5.0))),
+            torch.from_numpy(rng.normal(size=(components, width))),
+            torch.from_numpy(rng.uniform(0.1, 1.1, size=(components, width))),
+        )
+        for _ in range(count)
+    ]
+
+
+def _pair(plan: Tensor, pair: tuple[int, int]) -> Tensor:
+    rest = [axis for axis in range(plan.ndim) if axis not in pair]
+    return plan.sum(rest) if rest else plan
+
+
+def _squared(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    return ((x[:, None] - y[None]) ** 2).sum(-1)
+
+
+def _error(plan: np.ndarray, masses: list[np.ndarray]) -> float:
+    sums = (plan.sum(tuple(a for a in range(plan.ndim) if a != axis)) for axis in range(plan.ndim))
+    return max(float(np.abs(got - mass).max()) for got, mass in zip(sums, masses, strict=True))
