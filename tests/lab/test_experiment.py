@@ -212,6 +212,7 @@ def test_hash_leaves_out_folder_and_device():
 
 
 OTHER = {
+    "objective.coupling": "chain",
     "data.dataset": "mosi",
     "data.protocol": "classification",
     "data.fold": 1,

@@ -194,13 +194,13 @@ def test_resumed_run_equals_the_undisturbed_one(tmp_path, monkeypatch, after):
     splits = make_splits()
     train(configure(RUN), splits, run_dir=tmp_path / "whole", progress=False)
 
-    def checkpoint(self, folder, original=training._Trainer.checkpoint):
+    def checkpoint(self, folder, original=training.Trainer.checkpoint):
         original(self, folder)
         if self.epoch == after:
             raise Killed
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(training._Trainer, "checkpoint", checkpoint)
+        patch.setattr(training.Trainer, "checkpoint", checkpoint)
         train(configure(RUN), splits, run_dir=tmp_path / "cut", progress=False)
     train(configure(RUN), splits, run_dir=tmp_path / "cut", progress=False)
     states = [torch.load(tmp_path / name / "last.pt", weights_only=True)["labels"] for name in ("whole", "cut")]
