@@ -30,6 +30,7 @@ from tqdm.auto import tqdm
 from decalign_core.data import load
 from decalign_core.files import atomic_path, write_string, write_table
 from decalign_core.lab.controls import CONTROLS, Predictor, fit_control
+from decalign_core.lab.distributed import Group, processes
 from decalign_core.lab.experiment import ExperimentConfig, TrainingConfig
 from decalign_core.lab.metrics import emotion_metrics, higher_is_better, metric_names, sentiment_metrics
 from decalign_core.lab.results import RunRecord, environment, peak_memory
@@ -62,17 +63,32 @@ def train(
     Raises:
         ValueError: where the configuration does not fit the data, or the folder holds another configuration.
     """
-    config = config or ExperimentConfig()
-    folder = None if run_dir is None else Path(run_dir)
+    with processes() as group:
+        return _train(
+            config or ExperimentConfig(),
+            splits,
+            Path(run_dir) if run_dir is not None else None,
+            resume,
+            progress,
+            group,
+        )
+
+
+def _train(
+    config: ExperimentConfig, splits: Splits | None, folder: Path | None, resume: bool, progress: bool, group: Group
+) -> RunRecord:
     if folder is not None:
-        finished = _prepare(folder, config, resume)
+        finished = _prepare(folder, config, resume) if group.leads else None
+        group.wait()
+        if not group.leads and (folder / "record.json").is_file():
+            finished = RunRecord.load(folder / "record.json")
         if finished is not None:
             _check_data(folder, finished.data_hash, splits)
             return finished
     splits = splits or load_splits(config)
     device = _device(config.training.device)
     with _reproducible(config.training):
-        fitted = _fit(config, splits, device, folder, progress)
+        fitted = _fit(config, splits, device, folder, progress and group.leads, group)
         predictions = {
             split: fitted.predict(batch) for split, batch in (("valid", splits.valid), ("test", splits.test))
         }
@@ -94,9 +110,10 @@ def train(
         valid=score(splits, predictions["valid"], splits.valid.target),
         test=score(splits, predictions["test"], splits.test.target),
     )
-    if folder is not None:
+    if folder is not None and group.leads:
         write_table(folder / "predictions.csv", _prediction_table(splits, predictions))
         record.save(folder / "record.json")
+    group.wait()
     return record
 
 
@@ -127,11 +144,13 @@ class Fitted:
         return time.perf_counter() - self.started
 
 
-def _fit(config: ExperimentConfig, splits: Splits, device: torch.device, folder: Path | None, progress: bool) -> Fitted:
+def _fit(
+    config: ExperimentConfig, splits: Splits, device: torch.device, folder: Path | None, progress: bool, group: Group
+) -> Fitted:
     if config.method in CONTROLS:
         started = time.perf_counter()
         return Fitted(fit_control(config.method, splits), started)
-    trainer = Trainer(config, splits, device)
+    trainer = Trainer(config, splits, device, group)
     if folder is not None:
         trainer.resume(folder)
     bar = tqdm(total=config.training.epochs, initial=trainer.epoch, disable=not progress, unit="epoch", leave=False)
@@ -140,7 +159,7 @@ def _fit(config: ExperimentConfig, splits: Splits, device: torch.device, folder:
             trainer.run_epoch()
             bar.update()
             bar.set_postfix({trainer.selection: f"{trainer.history[-1]['valid_' + trainer.selection]:.3f}"})
-            if folder is not None:
+            if folder is not None and group.leads:
                 trainer.checkpoint(folder)
     return trainer.fitted()
 
@@ -152,9 +171,13 @@ class Trainer:
         ValueError: where the configuration does not fit the data.
     """
 
-    def __init__(self, config: ExperimentConfig, splits: Splits, device: torch.device) -> None:
+    def __init__(
+        self, config: ExperimentConfig, splits: Splits, device: torch.device, group: Group | None = None
+    ) -> None:
         self.config, self.settings, self.splits, self.device = config, config.training, splits, device
+        self.group = group or Group()
         self.started = time.perf_counter()
+        self.history: list[dict[str, float]] = []
         seeds = np.random.SeedSequence(self.settings.seed).generate_state(3)
         torch.manual_seed(int(seeds[0]))
         self.model = build_model(config, splits).to(device)
@@ -163,14 +186,27 @@ class Trainer:
         torch.manual_seed(int(seeds[2]))  # from here on the global stream is dropout's
         self.optimiser = _optimiser(self.model, self.settings)
         self.steps = math.ceil(len(splits.train) / self.settings.batch_size)
+        self._check_shares()
         self.schedule = _schedule(self.optimiser, self.settings, self.steps)
         self.average = _average(self.model, self.settings)
         self.selection = self.settings.selection or ("waf1" if splits.scale == "emotion" else "mae")
         if self.selection not in metric_names(splits.scale):
             wanted = ", ".join(metric_names(splits.scale))
             raise ValueError(f"training.selection: wanted one of {wanted}, got {self.selection!r}")
-        self.history: list[dict[str, float]] = []
         self.best_epoch, self.best_weights = 0, self.validated.state_dict()
+
+    def _check_shares(self) -> None:
+        last = len(self.splits.train) - (self.steps - 1) * self.settings.batch_size
+        least = min(last, len(self.splits.valid))
+        if least < self.group.size:
+            wanted = f"wanted a sample a process in every batch, of {self.group.size} processes"
+            raise ValueError(f"training.batch_size: {wanted}, got a batch of {least}")
+
+    def _apart(self) -> None:
+        """Processes other than the first drop out other features: a stream for each, anew in each epoch."""
+        if not self.group.leads:
+            key = [self.settings.seed, self.group.rank, self.epoch]
+            torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1)[0]))
 
     @property
     def validated(self) -> nn.Module:
@@ -191,7 +227,9 @@ class Trainer:
         """Train on every row once, validate, and keep the weights where that is the best so far."""
         began = time.perf_counter()
         terms = self._train_epoch()
-        prediction = predict(self.validated, self.splits.valid, self.device)
+        valid_split = self.splits.valid
+        prediction = predict(self.validated, self.group.share(valid_split), self.device).to(self.device)
+        prediction = self.group.gathered(prediction, len(valid_split)).cpu()  # the same bits in every process
         valid = score(self.splits, prediction, self.splits.valid.target)
         rate = self.optimiser.param_groups[-1]["lr"]
         row = {"epoch": self.epoch + 1, **terms, **{f"valid_{name}": value for name, value in valid.items()}}
@@ -210,6 +248,7 @@ class Trainer:
 
     def _train_epoch(self) -> dict[str, float]:
         self.model.train()
+        self._apart()
         sums: dict[str, Tensor] = {}
         for rows in torch.randperm(len(self.splits.train), generator=self.order).split(self.settings.batch_size):
             losses = self.step(rows)
@@ -226,13 +265,15 @@ class Trainer:
         return batch.trimmed().to(self.device)
 
     def step(self, rows: Tensor) -> dict[str, Tensor]:
-        """One step on these rows of the training split; every loss by name, detached."""
+        """One step on these rows of the training split, of all processes; every loss by name, detached."""
         batch = self._batch(rows)
         with _autocast(self.device, self.settings.precision):
-            representation = self.model(batch)
+            own = self.model(self.group.share(batch))
+        representation = self.group.gathered_representation(own, len(rows))
         losses = self._losses(representation, batch)
         self.optimiser.zero_grad()
         losses.total.backward()
+        self.group.add_gradients(self.model.parameters())
         if self.settings.clip:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip)
         self.optimiser.step()
