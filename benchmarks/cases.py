@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from benchmarks.official import Official
 from benchmarks.timing import paired
-from decalign_core.alignment.many import chain, complete, pair_costs, sampled, tree
+from decalign_core.alignment.many import Pair, chain, complete, pair_costs, pair_plans, sampled, tree
 from decalign_core.alignment.mixture import GaussianMixture
 from decalign_core.alignment.transport import joint_cost, sinkhorn
 from decalign_core.lab.experiment import ExperimentConfig, configure, preset
@@ -144,7 +144,7 @@ def many_modalities(options: Options) -> pd.DataFrame:
     for count in (2, 3, 4, 5, 6, 8, 12, 20):
         measures = _mixtures(count, 7, WIDTH)
         costs, nus = pair_costs(measures, complete(count)), [mixture.weights for mixture in measures]
-        mean = float(sum(cost.mean() for cost in costs.values()) / len(costs))
+        mean = _mean(costs)
         candidates = {
             "chain": lambda m=measures, n=nus, e=0.1 * mean: tree(pair_costs(m, chain(len(m))), n, epsilon=e),
             "sampled": lambda m=measures, e=0.1 * count * mean: sampled(m, epsilon=e),
@@ -155,7 +155,7 @@ def many_modalities(options: Options) -> pd.DataFrame:
         tables.append(table.assign(case=f"M = {count}, K = 7", modalities=count, cells=7.0**count))
     measures = _mixtures(50, 20, WIDTH)
     costs = pair_costs(measures, chain(50))
-    epsilon = 0.1 * sum(cost.mean() for cost in costs.values()) / len(costs)
+    epsilon = 0.1 * _mean(costs)
     masses = [mixture.weights for mixture in measures]
     long = paired({"chain": lambda: tree(costs, masses, epsilon=epsilon, iterations=5000)}, rounds=options.rounds)
     return pd.concat([*tables, long.assign(case="M = 50, K = 20", modalities=50, cells=20.0**50)])
@@ -168,9 +168,9 @@ def sampled_plans(options: Options) -> pd.DataFrame:
     for (count, components, width), rho in itertools.product(sizes, (0.02, 0.1, 0.5)):
         measures = _mixtures(count, components, width)
         costs, masses = pair_costs(measures, complete(count)), [mixture.weights for mixture in measures]
-        epsilon = rho * count * sum(cost.mean() for cost in costs.values()) / len(costs)
+        epsilon = rho * count * _mean(costs)
         solved = sinkhorn(joint_cost(measures), masses, epsilon=epsilon, iterations=5000, tolerance=1e-9)
-        dense = {pair: _pair(solved.plan, pair) for pair in costs}
+        dense = pair_plans(solved.plan)
         product = max(float((torch.outer(masses[i], masses[j]) - dense[i, j]).abs().max()) for i, j in costs)
         for seed in range(5):
             got = sampled(measures, epsilon=epsilon, generator=torch.Generator().manual_seed(seed))
@@ -221,9 +221,8 @@ def _mixtures(count: int, components: int, width: int) -> list[GaussianMixture]:
     ]
 
 
-def _pair(plan: Tensor, pair: tuple[int, int]) -> Tensor:
-    rest = [axis for axis in range(plan.ndim) if axis not in pair]
-    return plan.sum(rest) if rest else plan
+def _mean(costs: Mapping[Pair, Tensor]) -> float:
+    return float(sum(cost.mean() for cost in costs.values()) / len(costs))
 
 
 def _squared(x: np.ndarray, y: np.ndarray) -> np.ndarray:

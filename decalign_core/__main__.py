@@ -121,7 +121,7 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
 
 
 def _train(arguments: argparse.Namespace) -> None:
-    from decalign_core.lab.distributed import is_leading
+    from decalign_core.lab.distributed import processes
     from decalign_core.lab.experiment import configure, preset, with_variant
     from decalign_core.lab.training import train
 
@@ -135,12 +135,12 @@ def _train(arguments: argparse.Namespace) -> None:
         print(json.dumps(config.to_dict(), indent=2))
         return
     folder = Path(arguments.run_dir or _run_dir(config))
-    record = train(config, run_dir=folder, resume=not arguments.no_resume, progress=not arguments.quiet)
-    if not is_leading():
-        return
-    print(f"{record.dataset} · {record.model} · {record.variant} · seed {record.seed} · {record.device}")
-    print(f"epoch {record.best_epoch} of {record.epochs} kept, {record.seconds:.1f} s, {folder / 'record.json'}")
-    _print_metrics({"valid": record.valid, "test": record.test})
+    with processes() as group:
+        record = train(config, run_dir=folder, resume=not arguments.no_resume, progress=not arguments.quiet)
+    if group.leads:
+        print(f"{record.dataset} · {record.model} · {record.variant} · seed {record.seed} · {record.device}")
+        print(f"epoch {record.best_epoch} of {record.epochs} kept, {record.seconds:.1f} s, {folder / 'record.json'}")
+        _print_metrics({"valid": record.valid, "test": record.test})
 
 
 def _changes(arguments: argparse.Namespace) -> dict[str, object]:

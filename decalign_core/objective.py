@@ -317,7 +317,7 @@ def _plan(
     if tree:
         return many.tree(costs, marginals, epsilon=epsilon, **options)
     options["tolerance"] = config.sinkhorn_tolerance or 1e-6
-    return many.sampled(scaled, epsilon=epsilon, samples=config.samples, **options)
+    return many.sampled(scaled, epsilon=epsilon, costs=costs, samples=config.samples, **options)
 
 
 def _epsilon(mean_cost: Tensor, config: ObjectiveConfig) -> float | Tensor:

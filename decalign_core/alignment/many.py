@@ -112,6 +112,12 @@ def pair_costs(
     return {(i, j): cost(measures[i], measures[j]) for i, j in pairs}
 
 
+def pair_plans(plan: Tensor) -> dict[Pair, Tensor]:
+    """The marginals ``(K_i, K_j)`` of a plan over all tuples ``(K_1, ..., K_M)``, over every pair of modalities."""
+    rest = {pair: [axis for axis in range(plan.ndim) if axis not in pair] for pair in complete(plan.ndim)}
+    return {pair: plan.sum(axes) if axes else plan for pair, axes in rest.items()}
+
+
 def tree(
     costs: Mapping[Pair, Tensor],
     marginals: Sequence[Tensor],
@@ -173,6 +179,7 @@ def sampled(
     measures: Sequence[GaussianMixture],
     *,
     epsilon: float | Tensor,
+    costs: Mapping[Pair, Tensor] | None = None,
     samples: int = 16384,
     iterations: int = 200,
     tolerance: float = 1e-6,
@@ -183,6 +190,7 @@ def sampled(
     Args:
         measures: M >= 2 mixtures with diagonal covariances; their weights are the marginals.
         epsilon: strength of the entropy, positive, in units of the cost (Eq 6 summed over pairs).
+        costs: those of all pairs, where they have been computed already.
         samples: R, centres.
         iterations: rounds over all marginals at most, in the last stage.
         tolerance: marginal error to stop at.
@@ -195,25 +203,27 @@ def sampled(
         raise ValueError(f"measures: wanted at least 2, got {len(measures)}")
     if not all(mixture.is_diagonal for mixture in measures):
         raise ValueError("measures: wanted diagonal covariances, got full ones")
-    costs = pair_costs(measures, complete(len(measures)))
+    costs = costs or pair_costs(measures, complete(len(measures)))
     marginals = tuple(mixture.weights.detach() for mixture in measures)
     with torch.no_grad():
         generator = generator or torch.Generator(marginals[0].device).manual_seed(0)
-        latent = _Latent(_coordinates(measures), [nu.double() for nu in marginals], generator)
+        points, masses = _coordinates(measures), [nu.double() for nu in marginals]
         unit = len(measures) * float(torch.stack([cost.detach().mean() for cost in costs.values()]).mean())
+        plan = _Mixture.product(masses)
         for stage in _ladder(float(epsilon), unit):
-            latent.stage(stage, samples // 8, 10, 1e-3)
-        rounds = latent.stage(float(epsilon), samples, iterations, tolerance / 2)
-        plans, share = latent.plans(), latent.effective_share()
-        first, second = latent.halves(rounds)
+            plan = _Centres.drawn(plan, points, stage, samples // 8, generator).met(plan, masses, 10, 1e-3)
+        centres = _Centres.drawn(plan, points, float(epsilon), samples, generator)
+        plan = centres.met(plan, masses, iterations, tolerance / 2)
+        plans = plan.plans()
+        first, second = (centres.every_second(at).met(plan, masses, plan.rounds, 1e-4).plans() for at in (0, 1))
     return PairTransport(
-        plans={pair: plan.to(costs[pair].dtype) for pair, plan in plans.items()},
+        plans={pair: found.to(costs[pair].dtype) for pair, found in plans.items()},
         costs=costs,
         marginals=marginals,
         epsilon=torch.as_tensor(epsilon, dtype=marginals[0].dtype, device=marginals[0].device),
-        iterations=rounds,
+        iterations=plan.rounds,
         tolerance=tolerance,
-        effective_share=share,
+        effective_share=plan.effective_share(),
         disagreement=max(float((first[pair] - second[pair]).abs().max()) for pair in plans),
     )
 
@@ -224,70 +234,74 @@ def _ladder(epsilon: float, unit: float) -> list[float]:
     return [epsilon * 2.0**step for step in range(above, -1, -1)]
 
 
-class _Latent:
-    """Centres with their weights, and the potentials that meet the marginals."""
+@dataclass(frozen=True)
+class _Mixture:
+    """A plan as a mixture over centres of independent choices: its weights, and what meets the marginals."""
 
-    def __init__(self, points: list[Tensor], marginals: list[Tensor], generator: torch.Generator) -> None:
-        self.points, self.generator = points, generator
-        self.logs = [nu.log() for nu in marginals]
-        self.potentials = list(self.logs)
-        self.chances = [nu.unsqueeze(0) for nu in marginals]  # no centre yet: tuples from the product of the marginals
-        self.mass = points[0].new_ones(1)
+    potentials: list[Tensor]  # (K_m,) each, over epsilon
+    mass: Tensor  # q, (R,)
+    chances: list[Tensor]  # P_m(k | b_r), (R, K_m) each
+    rounds: int = 0
 
-    def stage(self, epsilon: float, samples: int, iterations: int, tolerance: float) -> int:
-        """Draw centres for this epsilon about tuples of the present plan, then meet the marginals; rounds run."""
-        centres, self.log_weight = self._draw(epsilon, samples)
-        factor = len(self.points) / epsilon
-        self.kernels = [-factor * torch.cdist(centres, z).square() for z in self.points]  # (R, K_m) each
-        return self._meet(iterations, tolerance)
+    @classmethod
+    def product(cls, masses: Sequence[Tensor]) -> _Mixture:
+        """The product of the marginals, which needs no centre."""
+        return cls([nu.log() for nu in masses], masses[0].new_ones(1), [nu.unsqueeze(0) for nu in masses])
 
-    def _meet(self, iterations: int, tolerance: float) -> int:
-        scores = [kernel + f for kernel, f in zip(self.kernels, self.potentials, strict=True)]
-        reach = [score.logsumexp(1) for score in scores]
-        done, off = 0, math.inf
-        while done < iterations and off > tolerance:
-            done, off = done + 1, 0.0
-            for m, kernel in enumerate(self.kernels):
-                others = self.log_weight + sum(r for other, r in enumerate(reach) if other != m)
-                met = (kernel + others.unsqueeze(1)).logsumexp(0)
-                off = max(off, float(((met + self.potentials[m]).exp() - self.logs[m].exp()).abs().max()))
-                self.potentials[m] = self.logs[m] - met
-                scores[m] = kernel + self.potentials[m]
-                reach[m] = scores[m].logsumexp(1)
-        self.mass = (self.log_weight + sum(reach)).softmax(0)
-        self.chances = [score.softmax(1) for score in scores]
-        return done
-
-    def _draw(self, epsilon: float, samples: int) -> tuple[Tensor, Tensor]:
-        """Centres ``(R, r)`` and the logarithm of one over their density, up to a constant."""
-        about = self._tuples(min(math.ceil(samples / 4), _TUPLES))
-        spread = math.sqrt(epsilon / 2) / len(self.points)
-        size = (math.ceil(samples / 2 / len(about)), *about.shape)
-        noise = torch.randn(size, dtype=about.dtype, device=about.device, generator=self.generator)
-        centres = (about + spread * torch.cat([noise, -noise])).flatten(0, 1)[:samples]  # in opposite pairs
-        # single precision: R times the tuples' exponentials are most of the work, and rounding is far below chance
-        distances = torch.cdist(centres.float(), about.float()).square()
-        return centres, -(-distances / (2 * spread**2)).logsumexp(1).double()
-
-    def _tuples(self, count: int) -> Tensor:
-        """Means of ``count`` tuples of prototypes, drawn from the present plan, ``(count, r)``."""
-        rows = torch.multinomial(self.mass, count, replacement=True, generator=self.generator)
-        drawn = (torch.multinomial(chance[rows], 1, generator=self.generator).squeeze(1) for chance in self.chances)
-        return sum(z[k] for z, k in zip(self.points, drawn, strict=True)) / len(self.points)
+    def tuples(self, points: Sequence[Tensor], count: int, generator: torch.Generator) -> Tensor:
+        """Means of ``count`` tuples of prototypes, drawn from the plan, ``(count, r)``."""
+        rows = torch.multinomial(self.mass, count, replacement=True, generator=generator)
+        drawn = (torch.multinomial(chance[rows], 1, generator=generator).squeeze(1) for chance in self.chances)
+        return sum(z[k] for z, k in zip(points, drawn, strict=True)) / len(points)
 
     def effective_share(self) -> float:
         return float(1 / (self.mass.square().sum() * len(self.mass)))
 
-    def halves(self, rounds: int) -> tuple[dict[Pair, Tensor], ...]:
-        """The plans of two halves of the centres, the marginals met by each of them alone."""
-        kernels, log_weight, potentials, found = self.kernels, self.log_weight, list(self.potentials), []
-        for half in (slice(0, None, 2), slice(1, None, 2)):
-            self.kernels, self.log_weight = [kernel[half] for kernel in kernels], log_weight[half]
-            self.potentials = list(potentials)
-            self._meet(rounds, 1e-4)
-            found.append(self.plans())
-        return tuple(found)
-
     def plans(self) -> dict[Pair, Tensor]:
         weighted = [self.mass.unsqueeze(1) * chance for chance in self.chances]
-        return {(i, j): weighted[i].mT @ self.chances[j] for i, j in complete(len(self.points))}
+        return {(i, j): weighted[i].mT @ self.chances[j] for i, j in complete(len(self.chances))}
+
+
+@dataclass(frozen=True)
+class _Centres:
+    """Samples of the latent centre: how far each is from every prototype, and what it stands for."""
+
+    kernels: list[Tensor]  # -M |z_m - b_r|^2 / epsilon, (R, K_m) each
+    log_weight: Tensor  # the logarithm of one over the density, up to a constant, (R,)
+
+    @classmethod
+    def drawn(
+        cls, plan: _Mixture, points: Sequence[Tensor], epsilon: float, samples: int, generator: torch.Generator
+    ) -> _Centres:
+        """Centres for this epsilon about tuples of a plan."""
+        about = plan.tuples(points, min(math.ceil(samples / 4), _TUPLES), generator)
+        spread = math.sqrt(epsilon / 2) / len(points)
+        size = (math.ceil(samples / 2 / len(about)), *about.shape)
+        noise = torch.randn(size, dtype=about.dtype, device=about.device, generator=generator)
+        centres = (about + spread * torch.cat([noise, -noise])).flatten(0, 1)[:samples]  # in opposite pairs
+        # single precision: R times the tuples' exponentials are most of the work, and rounding is far below chance
+        distances = torch.cdist(centres.float(), about.float()).square()
+        log_density = (-distances / (2 * spread**2)).logsumexp(1).double()
+        factor = len(points) / epsilon
+        return cls([-factor * torch.cdist(centres, z).square() for z in points], -log_density)
+
+    def every_second(self, start: int) -> _Centres:
+        return _Centres([kernel[start::2] for kernel in self.kernels], self.log_weight[start::2])
+
+    def met(self, start: _Mixture, masses: Sequence[Tensor], iterations: int, tolerance: float) -> _Mixture:
+        """The plan of these centres whose marginals are met, from the potentials of another."""
+        potentials = list(start.potentials)
+        scores = [kernel + f for kernel, f in zip(self.kernels, potentials, strict=True)]
+        reach = [score.logsumexp(1) for score in scores]
+        done, off = 0, math.inf
+        while done < iterations and off > tolerance:
+            done, off = done + 1, 0.0
+            for m, (kernel, nu) in enumerate(zip(self.kernels, masses, strict=True)):
+                others = self.log_weight + sum(r for other, r in enumerate(reach) if other != m)
+                met = (kernel + others.unsqueeze(1)).logsumexp(0)
+                off = max(off, float(((met + potentials[m]).exp() - nu).abs().max()))
+                potentials[m] = nu.log() - met
+                scores[m] = kernel + potentials[m]
+                reach[m] = scores[m].logsumexp(1)
+        mass = (self.log_weight + sum(reach)).softmax(0)
+        return _Mixture(potentials, mass, [score.softmax(1) for score in scores], done)

@@ -88,11 +88,6 @@ class Group:
             dist.barrier()
 
 
-def is_leading() -> bool:
-    """Whether this process is the first of those that ``torchrun`` started, or the only one."""
-    return int(os.environ.get("RANK", 0)) == 0
-
-
 @contextmanager
 def processes() -> Iterator[Group]:
     """The group that ``torchrun`` started, joined; a group of one where there is none.

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from decalign_core.alignment.many import LEAST_SHARE, chain, complete, pair_costs, sampled, star, tree
+from decalign_core.alignment.many import LEAST_SHARE, chain, complete, pair_costs, pair_plans, sampled, star, tree
 from decalign_core.alignment.mixture import GaussianMixture
 from decalign_core.alignment.transport import joint_cost, sinkhorn
 
@@ -39,9 +39,13 @@ def joint(costs, sizes):
     return total
 
 
-def pair_of(plan, pair):
-    rest = [axis for axis in range(plan.ndim) if axis not in pair]
-    return plan.sum(rest) if rest else plan
+def test_pairs_of_a_plan_are_its_sums_over_the_other_axes():
+    plan = torch.rand(2, 3, 4, dtype=torch.float64)
+    found = pair_plans(plan)
+    assert list(found) == [(0, 1), (0, 2), (1, 2)]
+    for (i, j), wanted in (((0, 1), "abc->ab"), ((0, 2), "abc->ac"), ((1, 2), "abc->bc")):
+        assert (found[i, j] - torch.einsum(wanted, plan)).abs().max() <= 1e-14
+    assert torch.equal(pair_plans(plan[0])[0, 1], plan[0])
 
 
 # --- trees ---
@@ -59,7 +63,7 @@ def test_a_tree_is_the_dense_plan_of_its_costs(pairs):
     dense, got = sinkhorn(joint(costs, sizes), nus, **options), tree(costs, nus, **options)
     product = torch.ones(sizes, dtype=torch.float64)
     for pair in pairs:
-        assert (got.plans[pair] - pair_of(dense.plan, pair)).abs().max() <= 1e-11
+        assert (got.plans[pair] - pair_plans(dense.plan)[pair]).abs().max() <= 1e-11
         product = product * got.plans[pair].reshape([sizes[a] if a in pair else 1 for a in range(4)])
     for axis, nu in enumerate(nus):
         degree = sum(axis in pair for pair in pairs)
@@ -111,7 +115,7 @@ def test_sampled_pairs_are_the_dense_plans(count, components, width, rho):
     epsilon = rho * count * mean_cost(costs)
     dense = sinkhorn(joint_cost(measures), weights(measures), epsilon=epsilon, iterations=5000, tolerance=1e-10)
     got = sampled(measures, epsilon=epsilon)
-    wanted = {pair: pair_of(dense.plan, pair) for pair in costs}
+    wanted = pair_plans(dense.plan)
     error = max((got.plans[pair] - wanted[pair]).abs().max() for pair in costs)
     product = max((torch.outer(*(weights(measures)[m] for m in pair)) - wanted[pair]).abs().max() for pair in costs)
     assert error <= product / 4
@@ -131,7 +135,7 @@ def test_more_samples_are_nearer():
             sampled(measures, epsilon=epsilon, samples=samples, generator=torch.Generator().manual_seed(seed)).plans
             for seed in range(6)
         ]
-        return sum(float((plans[pair] - pair_of(dense, pair)).square().mean()) for plans in found for pair in plans)
+        return sum(float((plans[pair] - pair_plans(dense)[pair]).square().mean()) for plans in found for pair in plans)
 
     assert error(8192) < error(256) / 4
 

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import torch
 from distributed_worker import gradients
+from killing import killed_after
 
 from decalign_core.lab import training
 from decalign_core.lab.distributed import Group, processes
@@ -69,17 +70,8 @@ def test_a_run_of_two_is_written_once_and_is_that_of_one(tmp_path):
     assert again.returncode == 0 and again.stdout.splitlines()[0] == done.stdout.splitlines()[0]
 
 
-class Killed(BaseException):
-    """Stands for a signal: nothing catches it."""
-
-
-def test_a_checkpoint_of_one_process_goes_on_with_two(tmp_path, monkeypatch):
-    def checkpoint(self, folder, original=training.Trainer.checkpoint):
-        original(self, folder)
-        raise Killed
-
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(training.Trainer, "checkpoint", checkpoint)
+def test_a_checkpoint_of_one_process_goes_on_with_two(tmp_path):
+    with killed_after(1):
         train(same_experiment(), run_dir=tmp_path / "run", progress=False)
     done = torchrun(*TRAIN, *PLAIN, "--run-dir", tmp_path / "run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]

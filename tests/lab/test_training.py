@@ -16,6 +16,7 @@ import pandas as pd
 import pytest
 import tiny_bert
 import torch
+from killing import Killed, killed_after
 
 from decalign_core.__main__ import main
 from decalign_core.data.synthetic import ModalitySpec, SyntheticConfig, generate
@@ -159,23 +160,12 @@ KINDS = {
 }
 
 
-class Killed(BaseException):
-    """Stands for a signal: nothing catches it."""
-
-
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("after", [1, 2])
-def test_resumed_equals_undisturbed(tmp_path, monkeypatch, kind, after):
+def test_resumed_equals_undisturbed(tmp_path, kind, after):
     config = make_config(**KINDS[kind], training__epochs=4)
     run(config, run_dir=tmp_path / "whole")
-
-    def checkpoint(self, folder, original=training.Trainer.checkpoint):
-        original(self, folder)
-        if self.epoch == after:
-            raise Killed
-
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(training.Trainer, "checkpoint", checkpoint)
+    with killed_after(after):
         run(config, run_dir=tmp_path / "cut")
     assert not (tmp_path / "cut" / "record.json").exists()
     assert len(load_run(tmp_path / "cut").history) == after

@@ -6,9 +6,10 @@ from dataclasses import replace
 import pytest
 import token_ids
 import torch
+from killing import killed_after
 
 from decalign_core.data.synthetic import ModalitySpec, SyntheticConfig, generate, modalities
-from decalign_core.lab import train, training
+from decalign_core.lab import train
 from decalign_core.lab.experiment import configure
 from decalign_core.peers import self_mm
 from decalign_core.peers.self_mm import GeneratedLabels, SelfMM, SelfMMConfig
@@ -185,22 +186,11 @@ def history(folder):
     return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
 
 
-class Killed(BaseException):
-    """Stands for a signal: nothing catches it."""
-
-
 @pytest.mark.parametrize("after", [1, 3])
-def test_resumed_run_equals_the_undisturbed_one(tmp_path, monkeypatch, after):
+def test_resumed_run_equals_the_undisturbed_one(tmp_path, after):
     splits = make_splits()
     train(configure(RUN), splits, run_dir=tmp_path / "whole", progress=False)
-
-    def checkpoint(self, folder, original=training.Trainer.checkpoint):
-        original(self, folder)
-        if self.epoch == after:
-            raise Killed
-
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(training.Trainer, "checkpoint", checkpoint)
+    with killed_after(after):
         train(configure(RUN), splits, run_dir=tmp_path / "cut", progress=False)
     train(configure(RUN), splits, run_dir=tmp_path / "cut", progress=False)
     states = [torch.load(tmp_path / name / "last.pt", weights_only=True)["labels"] for name in ("whole", "cut")]
