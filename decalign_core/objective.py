@@ -140,7 +140,8 @@ def objective(representation: Representation, batch: Batch, config: ObjectiveCon
     config = config or ObjectiveConfig()
     with torch.autocast(representation.prediction.device.type, enabled=False):
         weights = _weights(config)
-        present = {name: mask.any(dim=1) for name, mask in representation.masks.items()}
+        # a batch that was trimmed on the host says who is present: looking at a mask would wait for an accelerator
+        present = batch.present or {name: mask.any(dim=1) for name, mask in representation.masks.items()}
         task = task_loss(representation.prediction, batch.target, config)
         with _gradient_if(weights["decoupling"]):
             apart = decoupling(
@@ -181,8 +182,8 @@ def _gradient_if(weight: float) -> torch.set_grad_enabled:
     return torch.set_grad_enabled(bool(weight) and torch.is_grad_enabled())
 
 
-def _rows(tensors: ByModality, present: ByModality) -> dict[str, Tensor]:
-    return {name: values[present[name]] for name, values in tensors.items()}
+def _rows(tensors: ByModality, present: Mapping[str, Tensor | None]) -> dict[str, Tensor]:
+    return {name: values if (rows := present[name]) is None else values[rows] for name, values in tensors.items()}
 
 
 _REGRESSION = {"mse": F.mse_loss, "mae": F.l1_loss, "smooth_l1": F.smooth_l1_loss}

@@ -218,6 +218,7 @@ class _DiagonalSteps(torch.autograd.Function):
     """
 
     @staticmethod
+    @np.errstate(all="ignore")  # what is not finite passes through, as in PyTorch
     def forward(
         ctx: torch.autograd.function.FunctionCtx,
         x: Tensor,
@@ -250,6 +251,7 @@ class _DiagonalSteps(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
+    @np.errstate(all="ignore")
     def backward(ctx: torch.autograd.function.FunctionCtx, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         z, to_z = ctx.z, np.zeros_like(ctx.z)
         n, d = z.shape[-2], z.shape[-1] // 2
@@ -280,9 +282,8 @@ class _Density:
 
     def posterior(self, z: np.ndarray) -> np.ndarray:
         """Eq 3 of z ``(..., N, 2 d)``: ``(..., K, N)``."""
-        with np.errstate(divide="ignore"):  # the logarithm of weight 0
-            # without Eq 4's (2 pi)^{-d/2}, the same for every component
-            offsets = np.log(self.weights) - 0.5 * (self.means * self.scaled + np.log(self.variances)).sum(-1)
+        # without Eq 4's (2 pi)^{-d/2}, the same for every component
+        offsets = np.log(self.weights) - 0.5 * (self.means * self.scaled + np.log(self.variances)).sum(-1)
         log_joint = self.loadings @ _turned(z)
         log_joint += offsets[..., None]
         log_joint -= log_joint.max(-2, keepdims=True)

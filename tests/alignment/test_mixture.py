@@ -470,3 +470,9 @@ def test_the_hand_written_steps_keep_empty_components_empty(floor):
         torch.testing.assert_close(mine, plain)
     sum(part.sum() for part in got).backward()
     assert got[0][1] == 0 and torch.isfinite(x.grad).all()
+
+
+def test_what_is_not_finite_passes_through_without_a_warning():
+    x = torch.randn(8, 3)
+    x[2, 1] = torch.nan
+    assert torch.isnan(fit(x.requires_grad_(), 2).means).any()
