@@ -15,7 +15,7 @@ def text(value: str) -> bytes:
     return b"\x8c" + bytes([len(value)]) + value.encode()
 
 
-def global_name(module: str, attribute: str) -> bytes:
+def the_name(module: str, attribute: str) -> bytes:
     """Protocol 4's STACK_GLOBAL, which follows dots."""
     return text(module) + text(attribute) + b"\x93"
 

@@ -351,8 +351,16 @@ class Trainer:
 
 
 def build_model(config: ExperimentConfig, splits: Splits) -> nn.Module:
-    """The network of an experiment, its modalities and outputs taken from the data where the configuration has none."""
-    return _build(config, config.model.modalities or splits.modalities, splits.outputs)
+    """The network of an experiment, its modalities and outputs taken from the data where the configuration has none.
+
+    Raises:
+        ValueError: where the configuration has others than the data.
+    """
+    given, there = config.model.modalities or splits.modalities, splits.modalities
+    widths = [{name: what for name, what in all_.items() if isinstance(what, int)} for all_ in (given, there)]
+    if given.keys() != there.keys() or widths[0] != widths[1]:
+        raise ValueError(f"model.modalities: wanted those of the data, {there}, got {dict(given)}")
+    return _build(config, given, splits.outputs)
 
 
 def _build(config: ExperimentConfig, modalities: Mapping[str, int | TextEncoder], outputs: int) -> nn.Module:

@@ -17,7 +17,7 @@ import pandas as pd
 import pytest
 import torch
 from refusals import assert_line, command_refusal, mmsa_fixtures, outcome, refusal, untouched
-from streams import Call, global_name, program, text, touch
+from streams import Call, program, text, the_name, touch
 
 from decalign_core.__main__ import main
 from decalign_core.data import load
@@ -321,7 +321,7 @@ def objects(item):
 
 
 ONE = b"\x85R"  # one argument, REDUCE
-RECONSTRUCT = global_name("numpy._core.multiarray", "_reconstruct")
+RECONSTRUCT = the_name("numpy._core.multiarray", "_reconstruct")
 
 # Each does run where pickle.loads reads it; the second item is the name that must be told
 RUNNING = [
@@ -371,39 +371,35 @@ RUNNING = [
         id="beside an object scalar",
     ),
     pytest.param(
-        lambda s: program(global_name("numpy.testing._private.utils", "runstring"), text(opened(s)), b"}\x86R"),
+        lambda s: program(the_name("numpy.testing._private.utils", "runstring"), text(opened(s)), b"}\x86R"),
         "numpy.testing._private.utils.runstring",
         id="numpy runs a string",
     ),
-    pytest.param(
-        lambda s: program(global_name("numpy", "save"), text(str(s)), b"]\x86R"), "numpy.save", id="numpy.save"
-    ),
+    pytest.param(lambda s: program(the_name("numpy", "save"), text(str(s)), b"]\x86R"), "numpy.save", id="numpy.save"),
 ]
 
 # These need more than pickle.loads to do harm, or are only another's class
 FOREIGN = [
     pytest.param(lambda s: pickle.dumps(Thrown(touch(s))), "Thrown", id="a class with __setstate__"),
     pytest.param(
-        lambda s: program(
-            global_name("builtins", "getattr"), global_name("builtins", "set"), text("__class__"), b"\x86R"
-        ),
+        lambda s: program(the_name("builtins", "getattr"), the_name("builtins", "set"), text("__class__"), b"\x86R"),
         "builtins.getattr",
         id="getattr",
     ),
     pytest.param(lambda s: pickle.dumps(Call(__import__, "os")), "builtins.__import__", id="__import__"),
-    pytest.param(lambda s: program(global_name("numpy", "load"), text(str(s)), ONE), "numpy.load", id="numpy.load"),
+    pytest.param(lambda s: program(the_name("numpy", "load"), text(str(s)), ONE), "numpy.load", id="numpy.load"),
     pytest.param(
-        lambda s: program(global_name("numpy.core.multiarray", "_reconstruct.__globals__")),
+        lambda s: program(the_name("numpy.core.multiarray", "_reconstruct.__globals__")),
         "__globals__",
         id="dotted globals",
     ),
     pytest.param(
-        lambda s: program(global_name("numpy", "os.system"), text("x"), ONE), "os.system", id="dotted path to os"
+        lambda s: program(the_name("numpy", "os.system"), text("x"), ONE), "os.system", id="dotted path to os"
     ),
-    pytest.param(lambda s: program(global_name("numpy", "dtype.__class__")), "dtype.__class__", id="dotted dtype"),
-    pytest.param(lambda s: program(global_name("_codecs", "encode.__self__")), "encode.__self__", id="dotted encode"),
+    pytest.param(lambda s: program(the_name("numpy", "dtype.__class__")), "dtype.__class__", id="dotted dtype"),
+    pytest.param(lambda s: program(the_name("_codecs", "encode.__self__")), "encode.__self__", id="dotted encode"),
     pytest.param(
-        lambda s: program(RECONSTRUCT, global_name("numpy", "memmap"), b"K\x00\x85C\x01b\x87R"),
+        lambda s: program(RECONSTRUCT, the_name("numpy", "memmap"), b"K\x00\x85C\x01b\x87R"),
         "numpy.memmap",
         id="a subclass of ndarray",
     ),

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from refusals import mmsa_fixtures as fixtures
-from streams import Call, global_name, program, text, touch
+from streams import Call, program, text, the_name, touch
 
 from decalign_core.data import mmsa
 from decalign_core.data.mmsa import DataError, check, iemocap_from_gcnet, load_mmsa, read_pickle
@@ -317,7 +317,7 @@ def test_the_refused_name_is_told(tmp_path):
 
 def test_no_module_is_imported(tmp_path):
     path = tmp_path / "hostile.pkl"
-    path.write_bytes(program(global_name("this", "s")))
+    path.write_bytes(program(the_name("this", "s")))
     sys.modules.pop("this", None)
     with pytest.raises(DataError, match="this.s"):
         read_pickle(path)
@@ -343,9 +343,9 @@ def test_an_extension_code_that_is_registered_and_cached_is_refused(tmp_path):
 def test_build_cannot_alter_what_the_reader_trusts(tmp_path):
     """BUILD with a slot state sets attributes of whatever lies on the stack."""
     good = fixtures.write({"a": {1, 2}, "x": np.arange(3)}, tmp_path / "good.pkl")
-    reconstruct = global_name("numpy._core.multiarray", "_reconstruct")
+    reconstruct = the_name("numpy._core.multiarray", "_reconstruct")
     for attribute in ("_call", "__call__", "__setstate__", "__class__", "allowed"):
-        hostile = program(reconstruct, b"N}", text(attribute), global_name("builtins", "set"), b"s\x86b")
+        hostile = program(reconstruct, b"N}", text(attribute), the_name("builtins", "set"), b"s\x86b")
         (tmp_path / "hostile.pkl").write_bytes(hostile)
         with pytest.raises(DataError):
             read_pickle(tmp_path / "hostile.pkl")
@@ -360,14 +360,8 @@ def test_build_cannot_alter_what_the_reader_trusts(tmp_path):
 
 def array_state(dtype: str, shape: bytes, data: bytes, byteorder: str = "<") -> bytes:
     """An array as protocol 4 writes it, with a shape and a content of one's own."""
-    made = (
-        global_name("numpy._core.multiarray", "_reconstruct")
-        + global_name("numpy", "ndarray")
-        + b"K\x00\x85C\x01b\x87R"
-    )
-    kind = (
-        global_name("numpy", "dtype") + text(dtype) + b"\x89\x88\x87R(K\x03" + text(byteorder) + b"NNNJ" + b"\xff" * 4
-    )
+    made = the_name("numpy._core.multiarray", "_reconstruct") + the_name("numpy", "ndarray") + b"K\x00\x85C\x01b\x87R"
+    kind = the_name("numpy", "dtype") + text(dtype) + b"\x89\x88\x87R(K\x03" + text(byteorder) + b"NNNJ" + b"\xff" * 4
     return made + b"(K\x01" + shape + kind + b"J" + b"\xff" * 4 + b"K\x00tb\x89" + data + b"tb"
 
 
@@ -389,7 +383,7 @@ def test_the_handmade_array_is_a_real_one(tmp_path):
         ("f4,O", b"K\x01\x85", b"C\x08" + bytes(8)),
         ("O", b"K\x01\x85", text("x")),
         ("O", b"K\x01\x85", b"]]a"),  # a list in an object array
-        ("O", b"K\x01\x85", b"]" + global_name("builtins", "set") + b"a"),
+        ("O", b"K\x01\x85", b"]" + the_name("builtins", "set") + b"a"),
     ],
 )
 def test_arrays_that_lie_about_themselves_are_refused(tmp_path, dtype, shape, data):
@@ -402,15 +396,15 @@ def test_arrays_that_lie_about_themselves_are_refused(tmp_path, dtype, shape, da
 @pytest.mark.parametrize(
     "stream",
     [
-        program(global_name("numpy", "dtype")),  # an allowed callable as the result
-        program(global_name("numpy", "ndarray"), b")R"),  # an array that was never filled
-        program(global_name("numpy", "dtype"), text("f4"), b"\x85R"),  # a dtype as the result
-        program(global_name("_codecs", "encode"), text("a"), text("rot13"), b"\x86R"),
-        program(global_name("numpy", "dtype"), b"}\x85R"),
-        program(global_name("builtins", "set"), b"K\x05\x85R"),
+        program(the_name("numpy", "dtype")),  # an allowed callable as the result
+        program(the_name("numpy", "ndarray"), b")R"),  # an array that was never filled
+        program(the_name("numpy", "dtype"), text("f4"), b"\x85R"),  # a dtype as the result
+        program(the_name("_codecs", "encode"), text("a"), text("rot13"), b"\x86R"),
+        program(the_name("numpy", "dtype"), b"}\x85R"),
+        program(the_name("builtins", "set"), b"K\x05\x85R"),
         program(
-            global_name("numpy._core.multiarray", "scalar"),
-            global_name("numpy", "dtype"),
+            the_name("numpy._core.multiarray", "scalar"),
+            the_name("numpy", "dtype"),
             text("O"),
             b"\x85R]K\x01a\x86R",
         ),
