@@ -31,6 +31,8 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error(f"CASE: wanted some of {', '.join(CASES)}, got {', '.join(unknown)}")
     if given.official and not (given.official / "models" / "model.py").is_file():
         parser.error(f"--official: wanted a checkout of the official code with models/model.py, got {given.official}")
+    if given.out.is_dir() or any(parent.is_file() for parent in given.out.parents):
+        parser.error(f"--out: wanted a file in a folder, got {given.out}")
     torch.set_num_threads(given.threads)
     options = Options(given.official, given.rounds)
     tables: dict[str, pd.DataFrame] = {}

@@ -281,7 +281,8 @@ def _tables(arguments: argparse.Namespace) -> None:
     from decalign_core.lab.results import collect, published, summary, wide
 
     if bool(arguments.published) == bool(arguments.paths):
-        raise ValueError("tables: wanted either paths of records or --published NAME")
+        got = "both" if arguments.paths else "neither"
+        raise ValueError(f"tables: wanted either paths of records or --published NAME, got {got}")
     if arguments.published:
         table = published(arguments.published)
     elif arguments.runs:

@@ -123,7 +123,7 @@ def _read(path: Path) -> pd.DataFrame:
     if path.suffix == ".json":
         return pd.DataFrame([RunRecord.load(path).row()])
     if not path.is_file():
-        raise ValueError(f"{path}: no such folder or file")
+        raise ValueError(f"{path}: wanted a folder or a file, got none")
     if not _is_table(path):
         raise ValueError(f"{path}: wanted a CSV with the columns {', '.join(COLUMNS)}, got another file")
     return _read_runs(path)

@@ -168,6 +168,7 @@ def sweep(
         raise ValueError(f"jobs: wanted at least 1, got {jobs}")
     if Path(out).exists() and not Path(out).is_dir():
         raise ValueError(f"out: wanted a folder, got the file {out}")
+    Path(out).mkdir(parents=True, exist_ok=True)
     done = {cell.folder: outcome for cell in wanted if (outcome := _finished(cell))}
     waiting = [cell for cell in wanted if cell.folder not in done]
     connected = _dask(scheduler) if scheduler and waiting else nullcontext()

@@ -181,28 +181,6 @@ def test_a_dry_run_says_what_is_open(tmp_path, capsys):
     assert not (tmp_path / "new").exists()
 
 
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        (["sweep", "table9"], "table9"),
-        (["sweep", "table3", "--jobs", "0"], "jobs: wanted at least 1, got 0"),
-        (["sweep", "table3", "--folds", "one"], "--folds: invalid"),
-        (
-            ["sweep", "table3", "--scheduler", "tcp://127.0.0.1:1"],
-            "scheduler: wanted the address of one that is running",
-        ),
-    ],
-)
-def test_wrong_arguments_end_in_one_line(arguments, said, tmp_path, capsys, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    try:
-        code = main(arguments)
-    except SystemExit as stop:
-        code = stop.code
-    error = capsys.readouterr().err.strip()
-    assert code == 2 and said in error and "Traceback" not in error
-
-
 # --- through a chapter's notebook ---
 
 ROOT = Path(__file__).parents[2]
