@@ -65,7 +65,7 @@ def test_one_cell_a_configuration(tmp_path):
     names = {(cell.config.method, cell.config.variant) for cell in both}
     assert {name for method, name in names if method == "decalign"} == set(VARIANTS)
     assert sum(cell.config.method == "ridge" for cell in both) == 2, "a control has no seed"
-    assert len(small(TWO, tmp_path, folds=(None, 0, 1))) == 2 * 2 * 3
+    assert len(small(TWO, tmp_path, folds=(None, 0, 1), dataset="mosi_public")) == 2 * 2 * 3
     assert len(SEEDS) == 5
 
 
