@@ -102,6 +102,15 @@ class ObjectiveConfig:
         for name in ("components", "em_steps", "sinkhorn_iterations", "samples", "floor", "epsilon", "temperature"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"objective.{name}: wanted a positive number, got {getattr(self, name)}")
+        for name in _WEIGHTS:
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"objective.{name}: wanted a number from 0 on, got {getattr(self, name)}")
+        if not (self.sinkhorn_tolerance is None or self.sinkhorn_tolerance > 0):
+            wanted = "None or a positive number"
+            raise ValueError(f"objective.sinkhorn_tolerance: wanted {wanted}, got {self.sinkhorn_tolerance}")
+        if not self.bandwidth_multiples or not all(0 < value < math.inf for value in self.bandwidth_multiples):
+            got = tuple(self.bandwidth_multiples)
+            raise ValueError(f"objective.bandwidth_multiples: wanted positive numbers, one at least, got {got}")
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
                 raise ValueError(f"objective.{name}: wanted one of {sorted(choices)}, got {getattr(self, name)!r}")
@@ -204,6 +213,10 @@ def task_loss(prediction: Tensor, target: Tensor, config: ObjectiveConfig) -> Te
 
 
 _PENALTIES = {"signed": lambda cosine: cosine, "squared": torch.square}
+_WEIGHTS = (
+    *("binary_weight", "decoupling_weight", "alpha", "beta", "contrastive_weight"),
+    *("transport_weight", "prototype_weight", "semantic_weight", "mmd_weight"),
+)
 _CHOICES = {
     "task": _REGRESSION,
     "penalty": _PENALTIES,

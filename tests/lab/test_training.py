@@ -284,7 +284,7 @@ def test_starting_over(tmp_path):
 def test_starting_over_forgets_the_old_run_at_once(tmp_path, monkeypatch):
     config = make_config()
     run(config, run_dir=tmp_path / "run")
-    monkeypatch.setattr(training, "_fit", lambda *_: (_ for _ in ()).throw(Killed))
+    monkeypatch.setattr(training.Trainer, "run_epoch", lambda *_: (_ for _ in ()).throw(Killed))
     with pytest.raises(Killed):
         run(config, run_dir=tmp_path / "run", resume=False)
     assert {path.name for path in (tmp_path / "run").iterdir()} == {"config.json"}
