@@ -52,8 +52,8 @@ def few_samples(config):
     return generate(SyntheticConfig(samples=(48, 16, 16), modalities=SPECS))
 
 
-# here and, as they import this file too, in the processes of a sweep
-training.load_splits = sweeping.load_splits = few_samples
+if __name__ in ("__main__", "__mp_main__"):  # here, and in the processes of a sweep, which import this file too
+    training.load_splits = sweeping.load_splits = few_samples
 
 TIMED, AT_WRITE = "moment", "write"
 TRAIN, SWEEP, SWEEP_OF_TWO = "train", "sweep", "sweep of 2 processes"

@@ -116,6 +116,8 @@ def _check_type(name: str, value: object, hint: Any) -> None:
 def collect(paths: Iterable[str | Path]) -> pd.DataFrame:
     """One table, a row a run, of every ``record.json`` below folders and every row of CSV files.
 
+    A run that is met twice, as the record and as a row of its sweep's table, counts once.
+
     Raises:
         ValueError: for a path that is not there, and where nothing was found.
     """
@@ -123,13 +125,15 @@ def collect(paths: Iterable[str | Path]) -> pd.DataFrame:
     frames = [frame for frame in frames if len(frame)]
     if not frames:
         raise ValueError("records: wanted at least one record.json or CSV row, got none")
-    return pd.concat(frames, ignore_index=True)
+    table = pd.concat(frames, ignore_index=True)
+    repeated = table[list(COLUMNS)].assign(fold=pd.to_numeric(table["fold"])).duplicated()
+    return table[~repeated].reset_index(drop=True)
 
 
 def _read(path: Path) -> pd.DataFrame:
     if path.is_dir():
         rows = [RunRecord.load(found).row() for found in sorted(path.rglob("record.json"))]
-        tables = [pd.read_csv(found) for found in sorted(path.rglob("*.csv")) if _is_table(found)]
+        tables = [pd.read_csv(found) for found in sorted(path.rglob("[!.]*.csv")) if _is_table(found)]
         return pd.concat([pd.DataFrame(rows), *tables], ignore_index=True)
     if path.suffix == ".json":
         return pd.DataFrame([RunRecord.load(path).row()])
