@@ -22,6 +22,7 @@ from pathlib import Path
 
 import pandas as pd
 import torch
+import torch._dynamo  # optimisers import it when they are made, most of a small run's life
 from killing import outcome
 from tqdm.auto import tqdm
 
@@ -121,6 +122,7 @@ def keep(diary):
 
     noting(training, "load_splits", "data", lambda _, now: 0)
     noting(sweeping, "load_splits", "data", lambda _, now: 0)
+    noting(training.Trainer, "__init__", "set-up", lambda *_: 0)
     noting(training.Trainer, "run_epoch", "epoch", lambda arguments, _: arguments[0].epoch + 1)
     noting(training.Trainer, "checkpoint", "checkpoint", lambda arguments, _: arguments[0].epoch)
     noting(training.Trainer, "fitted", "end", lambda arguments, _: arguments[0].epoch)
