@@ -84,7 +84,7 @@ WORK = {TRAIN: train_once, SWEEP: sweep_once, SWEEP_OF_TWO: lambda folder: sweep
 def left_by(what, folder):
     if what == TRAIN:
         return outcome(folder)
-    runs = pd.read_csv(folder / "runs.csv").drop(columns=["seconds", "peak_memory"])
+    runs = pd.read_csv(folder / "runs.csv").drop(columns=["seconds", "peak_memory", "commit"])  # the table is tracked
     tables = {name: (folder / name).read_bytes() for name in ("summary.csv", "confusion.csv", "gap.csv")}
     return {"runs": runs.to_csv(), **tables, **{c.folder.name: outcome(c.folder) for c in sweep_cells(folder)}}
 
