@@ -17,12 +17,13 @@ PY := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 HTML := _build/html
 
-.PHONY: help env book test lint format bootstrap clean
+.PHONY: help env book test stress lint format bootstrap clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make book       run every notebook and build the book into $(HTML)"
 	@echo "make test       run the test suite"
+	@echo "make stress     kill runs and sweeps at 50 random moments and compare what comes out"
 	@echo "make lint       check the style of code and notebooks"
 	@echo "make format     format code and notebooks, and strip the notebooks"
 	@echo "make bootstrap  write book/bootstrap.py into every notebook"
@@ -45,6 +46,9 @@ book: $(INSTALLED)
 
 test: $(INSTALLED)
 	$(PY) -m pytest -n $(WORKERS) --durations=15
+
+stress: $(INSTALLED)
+	$(PY) tests/stress_kills.py --kills 50 --out tests/stress.csv
 
 lint: $(INSTALLED)
 	$(PY) -m ruff check .

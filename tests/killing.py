@@ -1,8 +1,11 @@
-"""A training run that is killed, as tests of resuming want it."""
+"""A training run that is killed, as tests of resuming want it, and what must not depend on the kill."""
 
+import json
 from contextlib import contextmanager
 
+import pandas as pd
 import pytest
+import torch
 
 from decalign_core.lab.training import Trainer
 
@@ -23,3 +26,17 @@ def killed_after(epoch):
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
         patch.setattr(Trainer, "checkpoint", checkpoint)
         yield
+
+
+def outcome(folder):
+    """All that must not depend on interruptions: metrics, history but for the clock, weights, prediction bytes."""
+    record = json.loads((folder / "record.json").read_text())
+    history = pd.read_csv(folder / "history.csv").drop(columns="seconds")
+    weights = torch.load(folder / "best.pt", weights_only=True)["weights"]
+    kept = ("config_hash", "data_hash", "seed", "epochs", "best_epoch", "parameters", "valid", "test")
+    return {
+        "record": {name: record[name] for name in kept},
+        "history": history.to_csv(),
+        "weights": {name: values.numpy().tobytes() for name, values in weights.items()},
+        "predictions": (folder / "predictions.csv").read_bytes(),
+    }

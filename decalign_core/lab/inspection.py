@@ -19,21 +19,26 @@ from decalign_core.lab.results import RunRecord
 from decalign_core.lab.training import EVALUATION_BATCH, load_run
 from decalign_core.types import Batch, ByModality, Splits
 
+_LAST = "confusion.csv"
 BOUND = 3  # sentiment scores are rounded to -3 ... 3
 
 
 def inspect(folder: str | Path, splits: Splits) -> None:
-    """Write ``confusion.csv`` and, for a model with common parts, ``gap.csv`` into a finished run's folder."""
+    """Write ``gap.csv``, for a model with common parts, and then ``confusion.csv`` into a finished run's folder."""
     folder = Path(folder)
     record = RunRecord.load(folder / "record.json")
     head = {name: getattr(record, name) for name in ("dataset", "model", "variant", "fold", "seed")}
-    tables = {"confusion.csv": confusion(pd.read_csv(folder / "predictions.csv"))}
-    if record.model not in CONTROLS:
-        tables["gap.csv"] = gaps(load_run(folder).model, splits.test)
+    tables = {} if record.model in CONTROLS else {"gap.csv": gaps(load_run(folder).model, splits.test)}
+    tables[_LAST] = confusion(pd.read_csv(folder / "predictions.csv"))
     for name, table in tables.items():
         for place, (key, value) in enumerate(head.items()):
             table.insert(place, key, value)
         write_table(folder / name, table)
+
+
+def is_inspected(folder: str | Path) -> bool:
+    """Whether :func:`inspect` has come to its end in a run's folder."""
+    return (Path(folder) / _LAST).is_file()
 
 
 def confusion(predictions: pd.DataFrame) -> pd.DataFrame:

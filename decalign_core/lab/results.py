@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin, get_type_hints
 
 import pandas as pd
 import torch
@@ -46,6 +46,7 @@ class RunRecord:
         data_hash: digest of the data.
         commit: of the code, ``"+dirty"`` where files differed from it, ``"unknown"`` outside a repository.
         device: what it ran on, in words.
+        guarantee: what another run of this configuration on this machine and with these versions gives.
         versions: of Python and the libraries that matter.
         seconds: training and evaluation, resumed parts included.
         peak_memory: bytes, of the process on a CPU, of the allocations on a GPU.
@@ -74,6 +75,7 @@ class RunRecord:
     parameters: int
     valid: Mapping[str, float]
     test: Mapping[str, float]
+    guarantee: str = ""
 
     def save(self, path: str | Path) -> None:
         """Write the record as JSON, atomically."""
@@ -87,7 +89,9 @@ class RunRecord:
             ValueError: where the file is missing or is not a record.
         """
         try:
-            values = json.loads(Path(path).read_text(encoding="utf-8"))
+            values = {"guarantee": ""} | json.loads(Path(path).read_text(encoding="utf-8"))
+            for name, hint in get_type_hints(cls).items():
+                _check_type(name, values[name], hint)
             return cls(**{f.name: values[f.name] for f in fields(cls)})
         except FileNotFoundError:
             raise ValueError(f"{path}: no such record") from None
@@ -100,8 +104,19 @@ class RunRecord:
         return head | dict(self.test) | {f"valid_{name}": value for name, value in self.valid.items()}
 
 
+def _check_type(name: str, value: object, hint: Any) -> None:
+    kind = get_origin(hint) if get_origin(hint) is Mapping else hint
+    if not isinstance(value, int | float if kind is float else kind):
+        raise ValueError(f"{name}: wanted {getattr(kind, '__name__', kind)}, got {value!r}")
+    if name in ("valid", "test"):
+        for metric, number in value.items():
+            _check_type(f"{name}.{metric}", number, float)
+
+
 def collect(paths: Iterable[str | Path]) -> pd.DataFrame:
     """One table, a row a run, of every ``record.json`` below folders and every row of CSV files.
+
+    A run that is met twice, as the record and as a row of its sweep's table, counts once.
 
     Raises:
         ValueError: for a path that is not there, and where nothing was found.
@@ -112,13 +127,15 @@ def collect(paths: Iterable[str | Path]) -> pd.DataFrame:
     if not frames:
         where = ", ".join(map(str, paths)) or "no path"
         raise ValueError(f"{where}: wanted at least one record.json or row of a CSV of runs, got none")
-    return pd.concat(frames, ignore_index=True)
+    table = pd.concat(frames, ignore_index=True)
+    repeated = table[list(COLUMNS)].assign(fold=pd.to_numeric(table["fold"])).duplicated()
+    return table[~repeated].reset_index(drop=True)
 
 
 def _read(path: Path) -> pd.DataFrame:
     if path.is_dir():
         rows = [RunRecord.load(found).row() for found in sorted(path.rglob("record.json"))]
-        tables = [_read_runs(found) for found in sorted(path.rglob("*.csv")) if _is_table(found)]
+        tables = [_read_runs(found) for found in sorted(path.rglob("[!.]*.csv")) if _is_table(found)]
         return pd.concat([pd.DataFrame(rows), *tables], ignore_index=True)
     if path.suffix == ".json":
         return pd.DataFrame([RunRecord.load(path).row()])
@@ -259,6 +276,16 @@ def environment(device: torch.device) -> dict[str, Any]:
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
         "versions": {"python": platform.python_version()} | {name: _version(name) for name in packages},
     }
+
+
+def guarantee(device: torch.device, processes: int = 1) -> str:
+    """What repeating a run gives, on the same machine and with the same versions."""
+    if device.type != "cpu":
+        equal = "the same initial weights and order of samples"
+        return f"{equal}; sums in any order, so that results differ in their last digits, more so with every epoch"
+    if processes > 1:
+        return f"the same bits with {processes} processes; other draws of dropout with another number"
+    return "the same bits, after interruptions too and whatever else runs"
 
 
 def peak_memory(device: torch.device) -> int:

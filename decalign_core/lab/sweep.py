@@ -12,6 +12,8 @@ Runs are spread over processes of this machine, or over the workers of a Dask cl
 from __future__ import annotations
 
 import multiprocessing
+import os
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -30,7 +32,7 @@ from decalign_core.files import write_table
 from decalign_core.lab.comparison import comparison
 from decalign_core.lab.controls import CONTROLS
 from decalign_core.lab.experiment import VARIANTS, DataConfig, ExperimentConfig, configure, preset
-from decalign_core.lab.inspection import inspect
+from decalign_core.lab.inspection import inspect, is_inspected
 from decalign_core.lab.results import RunRecord, published
 from decalign_core.lab.training import load_splits, train
 from decalign_core.peers import PEERS
@@ -187,14 +189,21 @@ def sweep(
 
 
 def is_finished(cell: Cell) -> bool:
-    """Whether the cell's folder holds its record."""
+    """Whether the cell's folder holds its record, and what :func:`inspect` writes after it."""
     return _finished(cell) is not None
 
 
 def _finished(cell: Cell) -> Outcome | None:
-    path = cell.folder / "record.json"
-    record = RunRecord.load(path) if path.is_file() else None
-    return Outcome(cell, record) if record and record.config_hash == cell.config.hash() else None
+    record = _record(cell) if is_inspected(cell.folder) else None
+    return Outcome(cell, record) if record else None
+
+
+def _record(cell: Cell) -> RunRecord | None:
+    try:
+        record = RunRecord.load(cell.folder / "record.json")
+    except ValueError:  # none, or a damaged one: running the cell tells what is wrong with it
+        return None
+    return record if record.config_hash == cell.config.hash() else None
 
 
 def _outcomes(waiting: list[Cell], jobs: int, cluster: Executor | None) -> Iterator[Outcome]:
@@ -222,8 +231,24 @@ def _in_processes(waiting: list[Cell], jobs: int) -> Iterator[Outcome]:
             yield from _collected(pool, [cell])
 
 
-def _pool(workers: int) -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
+@contextmanager
+def _pool(workers: int) -> Iterator[Executor]:
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent) as pool:
+        try:
+            yield pool
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)  # after an error no further run is begun
+
+
+def _end_with_parent() -> None:
+    """A worker whose sweep was killed would wait for its next run for ever."""
+
+    def wait() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 _DIED = "its process died (killed, or out of memory)"
@@ -261,7 +286,7 @@ def run_cell(cell: Cell) -> Outcome:
     """
     try:
         cell.folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(cell.folder.with_suffix(".lock")):
+        with FileLock(cell.folder.with_name(f"{cell.folder.name}.lock")):
             record = _notebook_run(cell) if cell.notebook else _plain_run(cell)
         return Outcome(cell, record)
     except Exception as error:
@@ -282,13 +307,13 @@ def _notebook_run(cell: Cell) -> RunRecord:
     known = papermill.inspect_notebook(cell.notebook)
     given = {name: value for name, value in _parameters(cell).items() if name in known}
     papermill.execute_notebook(cell.notebook, str(target), parameters=given, progress_bar=False, log_output=False)
-    finished = _finished(cell)
-    if finished is None:
+    record = _record(cell)
+    if record is None:
         raise ValueError(
             f"{cell.notebook}: wanted the run {cell.config.hash()} in {cell.folder}, the notebook made none"
         )
     inspect(cell.folder, _splits(cell.config.data))
-    return finished.record
+    return record
 
 
 def _parameters(cell: Cell) -> dict[str, Any]:

@@ -13,7 +13,10 @@ from __future__ import annotations
 
 import json
 import math
+import pickle
+import threading
 import time
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -23,17 +26,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from filelock import FileLock, Timeout
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm.auto import tqdm
 
 from decalign_core.data import load
-from decalign_core.files import atomic_path, write_string, write_table
+from decalign_core.files import atomic_path, remove_temporaries, write_string, write_table
 from decalign_core.lab.controls import CONTROLS, Predictor, fit_control
 from decalign_core.lab.distributed import Group, processes
 from decalign_core.lab.experiment import ExperimentConfig, TrainingConfig
 from decalign_core.lab.metrics import emotion_metrics, higher_is_better, metric_names, sentiment_metrics
-from decalign_core.lab.results import RunRecord, environment, peak_memory
+from decalign_core.lab.results import RunRecord, environment, guarantee, peak_memory
 from decalign_core.model import DecAlign
 from decalign_core.nn.text import TextEncoder
 from decalign_core.objective import objective
@@ -61,30 +65,32 @@ def train(
         progress: show a progress bar.
 
     Raises:
-        ValueError: where the configuration does not fit the data, or the folder holds another configuration.
+        ValueError: where the configuration does not fit the data, the folder holds another configuration or a damaged
+            file, or another process trains in it.
+        OSError: where the folder cannot be written to.
     """
+    config, folder = config or ExperimentConfig(), Path(run_dir) if run_dir is not None else None
     with processes() as group:
-        return _train(
-            config or ExperimentConfig(),
-            splits,
-            Path(run_dir) if run_dir is not None else None,
-            resume,
-            progress,
-            group,
-        )
+        if folder is None:
+            return _train(config, splits, None, resume, progress, group)
+        if (finished := _prepared(folder, config, resume)) is None:
+            with _alone(folder, group):
+                group.wait()
+                finished = _prepared(folder, config, resume)
+                if finished is None:
+                    return _train(config, splits, folder, resume, progress, group)
+        _check_data(folder, finished.data_hash, splits)
+        return finished
 
 
 def _train(
-    config: ExperimentConfig, splits: Splits | None, folder: Path | None, resume: bool, progress: bool, group: Group
+    config: ExperimentConfig,
+    splits: Splits | None,
+    folder: Path | None,
+    resume: bool,
+    progress: bool,
+    group: Group,
 ) -> RunRecord:
-    if folder is not None:
-        finished = _prepare(folder, config, resume) if group.leads else None
-        group.wait()
-        if not group.leads and (folder / "record.json").is_file():
-            finished = RunRecord.load(folder / "record.json")
-        if finished is not None:
-            _check_data(folder, finished.data_hash, splits)
-            return finished
     splits = splits or load_splits(config)
     device = _device(config.training.device)
     with _reproducible(config.training):
@@ -102,6 +108,7 @@ def _train(
         config_hash=config.hash(),
         data_hash=splits.fingerprint(),
         **environment(device),
+        guarantee=guarantee(device, group.size),
         seconds=round(fitted.seconds(), 3),
         peak_memory=peak_memory(device),
         epochs=len(fitted.history),
@@ -188,7 +195,7 @@ class Trainer:
         self, config: ExperimentConfig, splits: Splits, device: torch.device, group: Group | None = None
     ) -> None:
         self.config, self.settings, self.splits, self.device = config, config.training, splits, device
-        self.group = group or Group()
+        self.group, self.config_hash = group or Group(), config.hash()
         self.started = time.perf_counter()
         self.history: list[dict[str, float]] = []
         seeds = np.random.SeedSequence(self.settings.seed).generate_state(3)
@@ -323,7 +330,8 @@ class Trainer:
         """Write everything that :meth:`resume` needs."""
         # last.pt last: killed before it, the epoch is run again and writes the same other files once more
         if self.best_epoch == self.epoch:
-            _save(folder / "best.pt", {"weights": self.best_weights} | _shape(self.model))
+            best = {"config_hash": self.config_hash, "weights": self.best_weights}
+            _save(folder / "best.pt", best | _shape(self.model))
         state = {name: part.state_dict() for name, part in self._stateful().items()}
         random = {"order": self.order.get_state(), "dropout": torch.get_rng_state()}
         if self.device.type == "cuda":
@@ -331,14 +339,28 @@ class Trainer:
         seconds = time.perf_counter() - self.started
         progress = {"history": self.history, "best_epoch": self.best_epoch, "seconds": seconds}
         write_table(folder / "history.csv", pd.DataFrame(self.history))
-        _save(folder / "last.pt", {"data_hash": self.splits.fingerprint()} | state | random | progress)
+        hashes = {"config_hash": self.config_hash, "data_hash": self.splits.fingerprint()}
+        _save(folder / "last.pt", hashes | state | random | progress)
 
     def resume(self, folder: Path) -> None:
-        """Go on where the folder's checkpoint was, if it has one."""
+        """Go on where the folder's checkpoint was, if it has one.
+
+        Raises:
+            ValueError: where it is damaged, or of another configuration or other data.
+        """
         if not (folder / "last.pt").is_file():
             return
-        saved = _load(folder / "last.pt", self.device)
-        _check_data(folder, saved["data_hash"], self.splits)
+        saved, best = (_load(folder / name, self.device, self.config) for name in ("last.pt", "best.pt"))
+        with _belonging(folder / "last.pt"):
+            data_hash = saved["data_hash"]
+        _check_data(folder, data_hash, self.splits)
+        with _belonging(folder / "best.pt"):
+            self.validated.load_state_dict(best["weights"])
+        with _belonging(folder / "last.pt"):
+            self._restore(saved)
+        self.best_weights = best["weights"]
+
+    def _restore(self, saved: Mapping[str, Any]) -> None:
         for name, part in self._stateful().items():
             part.load_state_dict(saved[name])
         self.order.set_state(saved["order"].cpu())
@@ -346,7 +368,6 @@ class Trainer:
         if self.device.type == "cuda" and "dropout_cuda" in saved:
             torch.cuda.set_rng_state(saved["dropout_cuda"].cpu(), self.device)
         self.history, self.best_epoch = saved["history"], saved["best_epoch"]
-        self.best_weights = _load(folder / "best.pt", self.device)["weights"]
         self.started -= saved["seconds"]
 
 
@@ -434,48 +455,76 @@ def _autocast(device: torch.device, precision: str) -> torch.autocast:
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled)
 
 
+_ONE_AT_A_TIME = threading.RLock()  # random state and number of threads are the process's, not a thread's
+
+
 @contextmanager
 def _reproducible(settings: TrainingConfig) -> Iterator[None]:
     """A random state and a number of threads of the run's own; the caller's come back afterwards."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(settings.threads)
-    try:
-        with torch.random.fork_rng():
-            yield
-    finally:
-        torch.set_num_threads(threads)
+    with _ONE_AT_A_TIME:
+        threads = torch.get_num_threads()
+        torch.set_num_threads(settings.threads)
+        try:
+            with torch.random.fork_rng():
+                yield
+        finally:
+            torch.set_num_threads(threads)
 
 
 # --- run folders -----------------------------------------------------------------------------------------------------
 
 
-_WRITTEN = ("record.json", "last.pt", "best.pt", "history.csv", "predictions.csv")
+_HINT = "take another folder, or start over (--no-resume)"
+_WRITTEN = ("record.json", "last.pt", "best.pt", "history.csv", "predictions.csv", "confusion.csv", "gap.csv")
 
 
-def _prepare(folder: Path, config: ExperimentConfig, resume: bool) -> RunRecord | None:
-    """The finished record that the folder holds, None where it is free for this configuration; nothing is written."""
+@contextmanager
+def _alone(folder: Path, group: Group) -> Iterator[None]:
+    """No other process, but those of the group, trains in the folder meanwhile."""
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"run_dir: wanted a folder, got the file {folder}")
-    held = folder / "config.json"
-    if held.is_file() and resume:
-        found = _read_config(held).hash()
-        if found != config.hash():
-            hint = "take another folder, or start over (--no-resume)"
-            raise ValueError(f"run_dir: {folder} holds configuration {found}, wanted {config.hash()}; {hint}")
-        if (folder / "record.json").is_file():
-            return RunRecord.load(folder / "record.json")
-    elif resume and (strange := [name for name in _WRITTEN if (folder / name).exists()]):
-        hint = "take another folder, or start over (--no-resume)"
-        raise ValueError(f"run_dir: wanted a new folder or a run's, got {folder} with {strange[0]} in it; {hint}")
-    return None
+    if not group.leads:
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock", timeout=1)  # a process that was just killed may still be ending
+    try:
+        lock.acquire()
+    except Timeout:
+        raise ValueError(f"run_dir: wanted a folder that no other process trains in, got {folder}") from None
+    try:
+        yield
+    finally:
+        Path(lock.lock_file).unlink(missing_ok=True)
+        lock.release()
+
+
+def _prepared(folder: Path, config: ExperimentConfig, resume: bool) -> RunRecord | None:
+    """The finished record that the folder holds, None where it is free for this configuration; nothing is written."""
+    if not resume:
+        return None
+    if not (folder / "config.json").is_file():
+        if strange := [name for name in _WRITTEN if (folder / name).exists()]:
+            raise ValueError(f"run_dir: wanted a new folder or a run's, got {folder} with {strange[0]} in it; {_HINT}")
+        return None
+    found = _read_config(folder / "config.json").hash()
+    if found != config.hash():
+        raise ValueError(f"run_dir: {folder} holds configuration {found}, wanted {config.hash()}; {_HINT}")
+    path = folder / "record.json"
+    record = RunRecord.load(path) if path.is_file() else None
+    if record is not None and record.config_hash != found:
+        raise ValueError(f"{path}: wanted the record of configuration {found}, got that of {record.config_hash}")
+    return record
 
 
 def _claim(folder: Path, config: ExperimentConfig, resume: bool) -> None:
     """Make the folder this configuration's."""
     held = folder / "config.json"
-    if not (resume and held.is_file()):
-        for name in _WRITTEN:
+    for name in _WRITTEN:
+        remove_temporaries(folder / name)
+        if not (resume and held.is_file()):
             (folder / name).unlink(missing_ok=True)
+    remove_temporaries(held)
     write_string(held, json.dumps(config.to_dict(), indent=2) + "\n")
 
 
@@ -527,10 +576,13 @@ def load_run(run_dir: str | Path, device: str = "cpu") -> Run:
         raise ValueError(f"run_dir: {folder} holds the control {config.method!r}, which keeps predictions, no model")
     if not (folder / "best.pt").is_file():
         raise ValueError(f"run_dir: {folder} holds no best.pt: no epoch was finished")
-    saved = _load(folder / "best.pt", _device(device))
-    modalities = {m: TextEncoder(**what) if isinstance(what, dict) else what for m, what in saved["modalities"].items()}
-    model = _build(config, modalities, saved["outputs"])
-    model.load_state_dict(saved["weights"])
+    saved = _load(folder / "best.pt", _device(device), config)
+    with _belonging(folder / "best.pt"):
+        modalities = {m: TextEncoder(**x) if isinstance(x, dict) else x for m, x in saved["modalities"].items()}
+        outputs, weights = saved["outputs"], saved["weights"]
+    model = _build(config, modalities, outputs)
+    with _belonging(folder / "best.pt"):
+        model.load_state_dict(weights)
     return Run(folder, config, model.to(_device(device)).eval())
 
 
@@ -549,15 +601,50 @@ def _shape(model: nn.Module) -> dict[str, Any]:
 
 def _save(path: Path, state: dict[str, Any]) -> None:
     with atomic_path(path) as temporary:
-        torch.save(state, temporary)
+        try:
+            with temporary.open("wb") as file:
+                torch.save(state, file)
+        except RuntimeError as error:  # what it says of a full disk; why is in the error that came before it
+            raise next((cause for cause in _before(error) if isinstance(cause, OSError)), error) from None
 
 
-def _load(path: Path, device: torch.device) -> dict[str, Any]:
+def _before(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__context__
+
+
+def _load(path: Path, device: torch.device, config: ExperimentConfig) -> dict[str, Any]:
+    """A checkpoint of this configuration: tensors and plain values, nothing of it is run."""
     try:
-        return torch.load(path, map_location=device, weights_only=True)
-    except Exception as error:  # a damaged archive raises anything from EOFError to UnpicklingError
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"{path}: not a readable checkpoint ({reason})") from None
+        with zipfile.ZipFile(path) as archive:
+            if damaged := archive.testzip():  # torch.load does not look at the checksums
+                raise zipfile.BadZipFile(f"{damaged} has another checksum")
+        saved = torch.load(path, map_location=device, weights_only=True)
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such checkpoint; start over (--no-resume)") from None
+    except pickle.UnpicklingError:
+        raise ValueError(f"{path}: not a readable checkpoint (wanted tensors and plain values, got code)") from None
+    except Exception as error:  # a damaged archive raises anything from EOFError to NotImplementedError
+        raise ValueError(f"{path}: not a readable checkpoint ({_reason(error)}); start over (--no-resume)") from None
+    wanted = config.hash()
+    found = saved.get("config_hash", wanted) if isinstance(saved, dict) else type(saved).__name__
+    if found != wanted:
+        raise ValueError(f"{path}: wanted a checkpoint of configuration {wanted}, got {found}")
+    return saved
+
+
+@contextmanager
+def _belonging(path: Path) -> Iterator[None]:
+    """What does not fit inside is told as a checkpoint that is not this run's."""
+    try:
+        yield
+    except (KeyError, TypeError, AttributeError, ValueError, RuntimeError, IndexError) as error:
+        raise ValueError(f"{path}: not a checkpoint of this run ({_reason(error)})") from None
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]
 
 
 def _prediction_table(splits: Splits, predictions: dict[str, Tensor]) -> pd.DataFrame:

@@ -1,6 +1,7 @@
 """A sweep: every row once, whatever is killed, lost or broken on the way, on processes and on a Dask cluster."""
 
 import multiprocessing
+import os
 import signal
 import subprocess
 import sys
@@ -11,10 +12,11 @@ from pathlib import Path
 import nbformat
 import pandas as pd
 import pytest
+from killing import outcome
 
 from decalign_core.__main__ import main
 from decalign_core.lab.experiment import METHODS, VARIANTS
-from decalign_core.lab.results import COLUMNS, RunRecord, published
+from decalign_core.lab.results import COLUMNS, RunRecord, collect, published
 from decalign_core.lab.sweep import SEEDS, TABLES, Row, cells, is_finished, sweep
 from decalign_core.peers import PEERS
 
@@ -37,9 +39,13 @@ def small(rows, out, seeds=(1, 2), **options):
 
 
 def same_results(one, two):
-    """The tables of two folders, the clock, the memory and the commit aside."""
-    tables = [pd.read_csv(folder / "runs.csv") for folder in (one, two)]
-    pd.testing.assert_frame_equal(*(table.drop(columns=["seconds", "peak_memory", "commit"]) for table in tables))
+    """The tables and runs of two folders to the bit, the clock, the memory and the commit aside."""
+    tables = [
+        pd.read_csv(folder / "runs.csv").drop(columns=["seconds", "peak_memory", "commit"]) for folder in (one, two)
+    ]
+    pd.testing.assert_frame_equal(*tables, check_exact=True)
+    for path in sorted((one / "runs").rglob("best.pt")):
+        assert outcome(path.parent) == outcome(two / "runs" / path.parent.name)
 
 
 # --- which runs ---
@@ -100,6 +106,7 @@ def test_a_sweep_leaves_runs_and_tables(alone):
     runs = pd.read_csv(out / "runs.csv")
     assert list(runs.columns[: len(COLUMNS)]) == list(COLUMNS) and len(runs) == 4
     assert runs["versions"].str.contains("torch=").all()
+    assert len(collect([out])) == 4, "its record and its row are one run"
     table = pd.read_csv(out / "summary.csv").set_index(["variant", "metric"])
     of_row = runs[runs["variant"] == "no_homo"]["mae"]
     assert table.loc[("no_homo", "mae"), "mean"] == pytest.approx(of_row.mean())
@@ -135,11 +142,23 @@ def test_processes_change_nothing_and_one_that_dies_is_made_up_for(alone, tmp_pa
     same_results(alone[0], tmp_path)
 
 
-def test_a_dask_cluster_changes_nothing(alone, tmp_path):
+def test_a_dask_cluster_changes_nothing_nor_does_a_worker_that_is_lost(alone, tmp_path):
     distributed = pytest.importorskip("distributed", reason="the optional extra decalign-core[sweep] is not installed")
     options = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None, "silence_logs": 50}
+    lost = []
+
+    def kill_one_at_work(cluster):
+        while not list(tmp_path.rglob("config.json")):
+            time.sleep(0.01)
+        lost.extend([len(list(tmp_path.rglob("record.json"))), cluster.workers[0].pid])
+        os.kill(lost[1], signal.SIGKILL)
+
     with distributed.LocalCluster(**options) as cluster:
+        killer = threading.Thread(target=kill_one_at_work, args=[cluster])
+        killer.start()
         outcomes = sweep(small(TWO, tmp_path), tmp_path, scheduler=cluster.scheduler_address, progress=False)
+        killer.join()
+    assert lost[0] < 4, "it was lost after the work"
     assert not any(outcome.error for outcome in outcomes)
     same_results(alone[0], tmp_path)
 
@@ -161,13 +180,24 @@ def command(out, *more):
     return [*arguments, *more]
 
 
+def children(process):
+    listed = Path(f"/proc/{process}/task/{process}/children")
+    return listed.read_text().split() if listed.exists() else []
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="children are listed in /proc")
 def test_a_killed_sweep_goes_on(tmp_path, capsys):
-    killed = subprocess.Popen([sys.executable, "-m", "decalign_core", *command(tmp_path / "killed")])
+    arguments = command(tmp_path / "killed", "--jobs", "2")
+    killed = subprocess.Popen([sys.executable, "-m", "decalign_core", *arguments])
     deadline = time.monotonic() + 120
     while not list((tmp_path / "killed").rglob("record.json")) and time.monotonic() < deadline:
         time.sleep(0.02)
+    workers = children(killed.pid)
     killed.send_signal(signal.SIGKILL)
     killed.wait()
+    while any(Path(f"/proc/{worker}").exists() for worker in workers) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert len(workers) > 1 and time.monotonic() < deadline, "its processes wait for ever"
     assert list((tmp_path / "killed").rglob("record.json"))
     assert main(command(tmp_path / "killed")) == 0 == main(command(tmp_path / "undisturbed"))
     same_results(tmp_path / "killed", tmp_path / "undisturbed")
