@@ -10,6 +10,7 @@ import pickle
 import re
 import struct
 import sys
+import tracemalloc
 from collections import OrderedDict
 from pathlib import Path
 
@@ -17,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 
-from decalign_core.data import mmsa
+from decalign_core.data import load, mmsa, preparation
 from decalign_core.data.mmsa import DataError, check, iemocap_from_gcnet, load_mmsa, read_pickle
 from decalign_core.nn.text import TextEncoder
 
@@ -251,6 +252,44 @@ def test_labels_of_single_modalities_that_nobody_gave_are_left_out(put):
     assert not splits.train.extra_targets
     assert any("regression_labels_T" in note for note in splits.notes)
     assert any("labels of audio left out" in note for note in splits.notes)
+
+
+@pytest.mark.parametrize("protocol", [3, 4, 5])
+def test_reading_takes_little_more_memory_than_the_arrays(put, protocol, monkeypatch):
+    monkeypatch.setattr(mmsa, "_PART", 1 << 16)
+    monkeypatch.setattr(preparation, "_PART", 1 << 18)
+    tree = fixtures.mosei_aligned()
+    for content in tree.values():
+        for key in ("text", "audio", "vision"):
+            content[key] = np.repeat(content[key], 32, axis=0)
+            content[key][::5, 30:] = np.nan  # to be mended, and beyond the mask
+        content["text_bert"] = np.repeat(content["text_bert"], 32, axis=0)
+        content["regression_labels"] = np.repeat(content["regression_labels"], 32)
+        content["id"] = [f"{name}/{copy}" for name in content["id"] for copy in range(32)]
+    root = put(tree, "MOSEI/mosei_aligned_50.pkl", protocol)
+    del tree
+    tracemalloc.start()
+    try:
+        splits = load("mosei", root, clip_percentiles=(1, 99))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    size = sum(values.nbytes for _, batch in splits.items() for values in batch.features.values())
+    assert size > 4e7 and peak < 1.3 * size
+    assert len(splits.notes) == 9 and all("infinite values became 0" in note for note in splits.notes)
+
+
+def test_splits_that_share_their_arrays_are_read_apart(put, monkeypatch):
+    monkeypatch.setattr(mmsa, "_PART", 64)
+    shared, apart = fixtures.mosi_aligned(), fixtures.mosi_aligned()
+    for tree in (shared, apart):
+        tree["test"] = tree["valid"] if tree is shared else pickle.loads(pickle.dumps(tree["valid"]))
+        for content in tree.values():
+            content.pop("id", None)
+            content["text"][0, 0, 0] = np.inf
+    names = ("text", "audio", "vision")
+    one, other = (load_mmsa("mosi", put(tree), standardise=names) for tree in (shared, apart))
+    assert one.fingerprint() == other.fingerprint()
 
 
 def test_standardising_on_the_way(put):
@@ -615,8 +654,10 @@ def test_lists_nested_by_reference_are_read_once(tmp_path):
     assert result[0] is result[1]
 
 
+@pytest.mark.parametrize("many", [1 << 22, 2], ids=["few bytes", "many bytes"])
 @pytest.mark.parametrize("protocol", [0, 1, 2, 3, 4, 5])
-def test_plain_things_come_back_as_they_were(tmp_path, protocol):
+def test_plain_things_come_back_as_they_were(tmp_path, monkeypatch, protocol, many):
+    monkeypatch.setattr(mmsa, "_PART", many)
     shared = [1, 2]
     tree = {
         "set": {1, "a"},
@@ -625,6 +666,7 @@ def test_plain_things_come_back_as_they_were(tmp_path, protocol):
         "none": None,
         "numbers": (1, 2.5, True, 10**30),
         "bytes": b"\x00\xff",
+        "long bytes": bytes(range(256)) * 2,
         "empty": b"",
         "ordered": OrderedDict(a=1),
         "scalar": np.float32(0.5),
@@ -667,6 +709,7 @@ def test_strings_of_python_2_are_read_as_latin_1(tmp_path):
     [
         (b"", "got an empty file"),
         (pickle.dumps({"a": np.arange(1000)})[:-200], "wanted a whole pickle"),
+        (pickle.dumps({"a": np.zeros(1 << 20)})[: 1 << 20], "wanted a whole pickle.*ends within an array"),
         (pickle.dumps({"a": 1})[:-1], "wanted a whole pickle"),
         (b"<!DOCTYPE html><html>Sign in</html>", r"wanted a whole pickle.*begins with b'<!DOCTYPE html>"),
         (b"version https://git-lfs.github.com/spec/v1\n", "begins with b'version https://git-lfs"),
