@@ -12,6 +12,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from benchmarks.mosei import epoch, loading
 from benchmarks.official import Official
 from benchmarks.timing import paired
 from decalign_core.alignment.many import Pair, chain, complete, pair_costs, pair_plans, sampled, tree
@@ -184,6 +185,7 @@ def sampled_plans(options: Options) -> pd.DataFrame:
 CASES: dict[str, Callable[[Options], pd.DataFrame]] = {
     case.__name__: case for case in (training_step, alignment_terms, transport, many_modalities, sampled_plans)
 }
+CASES |= {"loading": loading, "epoch": epoch}
 
 
 def _configuration() -> ExperimentConfig:

@@ -102,7 +102,7 @@ class Batch:
             features={name: values[:, : cut[name]] for name, values in self.features.items()},
             masks={name: mask[:, : cut[name]] for name, mask in self.masks.items()},
             is_trimmed=True,
-            present={name: _present(mask) for name, mask in self.masks.items()},
+            present={name: rows_that_hold(mask.any(dim=1)) for name, mask in self.masks.items()},
         )
 
     def to(self, device: torch.device | str) -> Batch:
@@ -127,9 +127,9 @@ def _last_valid(mask: Tensor) -> int:
     return int(valid[-1]) + 1 if len(valid) else 1
 
 
-def _present(mask: Tensor) -> Tensor | None:
-    present = mask.any(dim=1)
-    return None if present.all() else present.nonzero().squeeze(1)
+def rows_that_hold(condition: Tensor) -> Tensor | None:
+    """The rows ``(n,)`` where ``condition`` ``(B,)`` is true, None for all; looks at the values on the host."""
+    return None if condition.all() else condition.nonzero().squeeze(1)
 
 
 @dataclass(frozen=True)

@@ -59,6 +59,14 @@ def test_the_confusions_are_those_of_the_runs(path):
     np.testing.assert_allclose(both["share"], both["acc7"], atol=1e-6)
 
 
+def test_bf16_stays_within_the_interval_of_float32():
+    table = pd.read_csv(RESULTS / "bf16_summary.csv").set_index(["variant", "dataset", "metric"])
+    reference, other = table.loc["float32"], table.loc["bf16"]
+    assert len(reference) == len(other) == 2 * 8 and (table["n"] == 5).all()
+    assert ((reference["low"] <= other["mean"]) & (other["mean"] <= reference["high"])).all()
+    np.testing.assert_allclose(other["difference"], other["mean"] - reference["mean"], atol=1e-6)
+
+
 def test_the_inventory_is_counted():
     shown = pd.read_csv(RESULTS / "inventory.csv")
     pd.testing.assert_frame_equal(shown, inventory(committed("runs")))

@@ -119,7 +119,7 @@ def _load(
     if unknown and not modalities:
         wanted = ", ".join(splits.train.features)
         raise ValueError(f"standardise: wanted some of {wanted}, got {', '.join(sorted(unknown))}")
-    return standardised(kept, names, tuple(clip_percentiles) or None) if names else kept
+    return standardised(kept, names, tuple(clip_percentiles) or None, in_place=True) if names else kept
 
 
 def _kept(splits: Splits, modalities: Sequence[str]) -> Splits:

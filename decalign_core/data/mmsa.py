@@ -24,6 +24,9 @@ pieces), else their frames that are not all zero. Padded frames become 0.
 **What is repaired, and told in** ``Splits.notes``: NaN and infinite features become 0; MOSI and MOSEI labels up to 1
 outside of [-3, 3] are cut off. Each is counted, and logged as a warning. Every other defect raises :class:`DataError`.
 
+**Memory.** What an array holds is read to where it stays and mended there, a part at a time: reading takes little more
+than the arrays themselves. Arrays of other types than float32, and those of pickles older than protocol 3, are copied.
+
 **Safety.** A pickle is a program: its opcodes import names and call what they find. Here no name is imported. A fixed
 list of names is answered with stand-ins that check their arguments, and nothing else is answered, so the program can
 build arrays, strings, numbers and plain containers only.
@@ -36,8 +39,9 @@ import logging
 import math
 import pickle
 import re
+import struct
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -176,10 +180,41 @@ def _allow_list() -> dict[tuple[str, str], _Allowed]:
     return {name: _Allowed(call) for name, call in names.items()}
 
 
-class _Unpickler(pickle.Unpickler):
-    """Answers names from the allow list, by exact match: nothing is imported, no attribute is followed."""
+class _Buffer(bytearray):
+    """Many bytes of a pickle, writable, so that they become an array's own memory; ``bytes`` would be copied."""
+
+    __slots__ = ()
+
+
+_PART = 1 << 22  # bytes that are read, or looked at, at a time
+
+
+class _Unpickler(pickle._Unpickler):
+    """Answers names from the allow list, by exact match: nothing is imported, no attribute is followed.
+
+    It is the one written in Python: the one written in C has no place to say where bytes are read to.
+    """
 
     allowed = _allow_list()
+    dispatch = dict(pickle._Unpickler.dispatch)
+
+    def _load_many(self, length: str, kind: type[bytearray]) -> None:
+        (size,) = struct.unpack(length, self.read(struct.calcsize(length)))
+        if size < _PART and kind is _Buffer:
+            self.append(self.read(size))
+            return
+        # Danger: not kind(size), with which a few bytes could ask for all memory.
+        buffer = kind()
+        while len(buffer) < size:
+            part = self.read(min(_PART, size - len(buffer)))
+            if not part:
+                raise EOFError("the file ends within an array")
+            buffer += part
+        self.append(buffer)
+
+    dispatch[pickle.BINBYTES[0]] = lambda self: self._load_many("<I", _Buffer)
+    dispatch[pickle.BINBYTES8[0]] = lambda self: self._load_many("<Q", _Buffer)
+    dispatch[pickle.BYTEARRAY8[0]] = lambda self: self._load_many("<Q", bytearray)
 
     def find_class(self, module: str, name: str) -> _Allowed:
         try:
@@ -199,6 +234,8 @@ def _plain(value: Any, seen: dict[int, Any]) -> Any:
     """``value`` with arrays in the place of their stand-ins; ``seen`` keeps shared containers shared."""
     if _is_scalar(value):
         return value
+    if type(value) is _Buffer:
+        return bytes(value)
     if id(value) in seen:
         return seen[id(value)]
     if type(value) is _PickledArray and value.array is not None:
@@ -216,7 +253,7 @@ def _plain(value: Any, seen: dict[int, Any]) -> Any:
 def read_pickle(path: str | Path) -> Any:
     """What a pickle holds, of NumPy arrays, strings, numbers and plain containers; nothing in it is executed.
 
-    Arrays may be read-only views of the file's bytes. Strings written by Python 2 are decoded as latin-1; an
+    Small arrays may be read-only. Strings written by Python 2 are decoded as latin-1; an
     ``OrderedDict`` comes back as a dict.
 
     Raises:
@@ -287,16 +324,20 @@ _RANKS = {2: "(N, D)", 3: "(N, T, D)"}
 
 @dataclass
 class _Part:
-    """One split while it is read. Validators raise, :meth:`attempt` collects: one reading finds every defect."""
+    """One split while it is read. Validators raise, :meth:`attempt` collects: one reading finds every defect.
+
+    ``taken`` holds the addresses of arrays of the file that became a batch's own: no two batches share one.
+    """
 
     path: Path
     split: str
-    content: Mapping[str, Any]
+    content: dict[str, Any]
     dataset: _Dataset
     defects: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     ids: list[str] = field(default_factory=list)
     widths: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    taken: set[int] = field(default_factory=set)
 
     def defect(self, key: str, wanted: str, got: object) -> DataError:
         return DataError(f"{self.path}: split {self.split!r}, key {key!r}: wanted {wanted}, got {got}")
@@ -461,20 +502,44 @@ def _tokens(part: _Part) -> np.ndarray | None:
 
 
 def _features(part: _Part, name: str) -> np.ndarray:
-    """The features of one modality as a float32 copy (N, T, D) without NaN or infinity."""
+    """The features of one modality, float32 (N, T, D), the caller's to write to, without NaN or infinity."""
     values = part.numbers(name, ranks=(2, 3) if part.dataset.classes else (3,))
     if values.size == 0:
         raise part.defect(name, "at least one frame and one column", f"shape {values.shape}")
     values = values[:, None, :] if values.ndim == 2 else values
-    with np.errstate(over="ignore", invalid="ignore"):
-        values = np.array(values, dtype=np.float32, order="C")
-    broken = ~np.isfinite(values)
-    if broken.all():
-        raise part.defect(name, "finite numbers", f"NaN or infinity in all {broken.size} places")
-    if broken.any():
-        values[broken] = 0.0
-        part.note(name, f"{broken.sum()} NaN or infinite values became 0")
+    part.content[name] = values = _owned(part, values)
+    broken = sum(map(_mend, _parts(values)))
+    if broken == values.size:
+        raise part.defect(name, "finite numbers", f"NaN or infinity in all {broken} places")
+    if broken:
+        part.note(name, f"{broken} NaN or infinite values became 0")
     return values
+
+
+def _owned(part: _Part, values: np.ndarray) -> np.ndarray:
+    """``values`` as float32 that nothing else holds: themselves where they can be, else a copy."""
+    address = values.ctypes.data
+    fits = values.dtype == np.float32 and values.flags.c_contiguous and values.flags.writeable
+    if fits and address not in part.taken:
+        part.taken.add(address)
+        return values
+    with np.errstate(over="ignore", invalid="ignore"):
+        return np.array(values, dtype=np.float32, order="C")
+
+
+def _parts(values: np.ndarray) -> Iterator[np.ndarray]:
+    """Rows of ``values``, a few megabytes at a time."""
+    rows = max(1, _PART // max(1, values[:1].nbytes))
+    return (values[start : start + rows] for start in range(0, len(values), rows))
+
+
+def _mend(values: np.ndarray) -> int:
+    """Set what is NaN or infinite to 0; how many there were."""
+    broken = ~np.isfinite(values)
+    count = np.count_nonzero(broken)
+    if count:
+        values[broken] = 0.0
+    return count
 
 
 def _lengths(part: _Part, name: str) -> np.ndarray | None:
@@ -505,7 +570,7 @@ def _mask(
         return _length_mask(part, name, values.shape[1], lengths)
     if attention is not None and attention.shape[1] == values.shape[1]:
         return attention
-    return (values != 0).any(axis=-1)
+    return np.concatenate([(rows != 0).any(axis=-1) for rows in _parts(values)])
 
 
 def _modality(part: _Part, name: str, attention: np.ndarray | None, frames: int | None) -> tuple[Tensor, Tensor]:
@@ -566,6 +631,7 @@ class _Reading:
     batches: dict[str, Batch] = field(default_factory=dict)
     defects: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    taken: set[int] = field(default_factory=set)
 
 
 def _read(path: Path, tree: Any, dataset: _Dataset, *, encoded: bool = False, aligned: bool = False) -> _Reading:
@@ -580,7 +646,7 @@ def _read(path: Path, tree: Any, dataset: _Dataset, *, encoded: bool = False, al
             got = f"{type(content).__name__}" if content is not None else f"the keys {sorted(map(str, tree))}"
             reading.defects.append(f"{path}: split {split!r}: wanted a dict of arrays, got {got}")
             continue
-        part = _Part(path, split, content, dataset, notes=reading.notes)
+        part = _Part(path, split, content, dataset, notes=reading.notes, taken=reading.taken)
         parts.append(part)
         batch = _batch(part, encoded, aligned)
         reading.defects += part.defects
@@ -655,7 +721,7 @@ def load_mmsa(
         notes=tuple(reading.notes),
     )
     untouched = standardise is not None and not standardise
-    return splits if untouched else standardised(splits, standardise, clip_percentiles)
+    return splits if untouched else standardised(splits, standardise, clip_percentiles, in_place=True)
 
 
 def _find(dataset: str, root: Path, aligned: bool) -> Path:

@@ -23,6 +23,8 @@ def standardised(
     splits: Splits,
     modalities: Sequence[str] | None = None,
     clip_percentiles: tuple[float, float] | None = None,
+    *,
+    in_place: bool = False,
 ) -> Splits:
     """Features with zero mean and unit variance over the valid training frames; padded frames become 0.
 
@@ -32,6 +34,7 @@ def standardised(
         splits: the data set; modalities that hold token ids are left as they are.
         modalities: names to standardise, all float modalities if None.
         clip_percentiles: two percentiles of the training frames outside of which values are first cut off.
+        in_place: write to the features that are given; else they are copied.
 
     Raises:
         ValueError: for a modality that the data set lacks.
@@ -41,40 +44,61 @@ def standardised(
     for name in names:
         if name not in floats:
             raise ValueError(f"standardise: wanted modalities among {floats}, got {name!r}")
-    frames = {name: splits.train.features[name][splits.train.masks[name]] for name in names}
-    maps = {name: _Standardiser(frames[name], clip_percentiles) for name in names if len(frames[name])}
+    train = splits.train
+    maps = {
+        name: _Standardiser(train.features[name], train.masks[name], clip_percentiles)
+        for name in names
+        if train.masks[name].any()
+    }
     constant = {name: int((fitted.scale == 0).sum()) for name, fitted in maps.items()}
     told = [
-        f"standardise: {count} of {splits.train.features[name].shape[-1]} columns of {name!r} became 0, constant in"
-        " every valid training frame."
+        f"standardise: {count} of {train.features[name].shape[-1]} columns of {name!r} became 0, constant in every"
+        " valid training frame."
         for name, count in constant.items()
         if count
     ]
     for note in told:
         _log.warning(note)
-    changed = {split: _apply(batch, maps) for split, batch in splits.items()}
+    changed = {split: _apply(batch, maps, in_place) for split, batch in splits.items()}
     return replace(splits, **changed, notes=(*splits.notes, *told))
+
+
+_PART = 1 << 26  # bytes that are computed at a time
 
 
 class _Standardiser:
     """The affine map of one modality, per feature column; a constant column becomes 0."""
 
-    def __init__(self, frames: Tensor, clip_percentiles: tuple[float, float] | None) -> None:
-        values = frames.double().numpy()
-        low, high = (-np.inf, np.inf) if clip_percentiles is None else np.percentile(values, clip_percentiles, axis=0)
-        clipped = np.clip(values, low, high)
-        deviation = clipped.std(axis=0)
-        self.low, self.high, self.mean = low, high, clipped.mean(axis=0)
-        self.scale = np.divide(1.0, deviation, out=np.zeros_like(deviation), where=deviation > 1e-8)
+    def __init__(self, values: Tensor, mask: Tensor, clip_percentiles: tuple[float, float] | None) -> None:
+        width = values.shape[-1]
+        at_once = max(1, _PART // (8 * int(mask.sum())))
+        columns = np.array_split(np.arange(width), -(-width // at_once))
+        found = [_statistics(values[..., part[0] : part[-1] + 1][mask], clip_percentiles) for part in columns]
+        self.low, self.high, self.mean, self.scale = (np.concatenate(parts) for parts in zip(*found, strict=True))
 
-    def __call__(self, values: Tensor, mask: Tensor) -> Tensor:
-        result = (np.clip(values.double().numpy(), self.low, self.high) - self.mean) * self.scale
-        return torch.from_numpy(result).float().where(mask.unsqueeze(-1), 0)
+    def __call__(self, values: Tensor, mask: Tensor, result: Tensor) -> None:
+        """Write to ``result`` what becomes of ``values``; the two may be one."""
+        for rows in torch.arange(len(values)).split(max(1, _PART // (8 * max(1, values[:1].numel())))):
+            part = slice(int(rows[0]), int(rows[-1]) + 1)
+            mapped = (np.clip(values[part].double().numpy(), self.low, self.high) - self.mean) * self.scale
+            result[part] = torch.from_numpy(mapped).float().where(mask[part].unsqueeze(-1), 0)
 
 
-def _apply(batch: Batch, maps: dict[str, _Standardiser]) -> Batch:
-    features = {
-        name: maps[name](values, batch.masks[name]) if name in maps else values
-        for name, values in batch.features.items()
-    }
+def _statistics(frames: Tensor, clip_percentiles: tuple[float, float] | None) -> tuple[np.ndarray, ...]:
+    """Bounds, mean and scale ``(D,)`` of the columns of ``frames`` ``(n, D)``."""
+    values = frames.double().numpy()
+    unbounded = np.full((2, values.shape[1]), [[-np.inf], [np.inf]])
+    low, high = unbounded if clip_percentiles is None else np.percentile(values, clip_percentiles, axis=0)
+    clipped = np.clip(values, low, high)
+    deviation = clipped.std(axis=0)
+    scale = np.divide(1.0, deviation, out=np.zeros_like(deviation), where=deviation > 1e-8)
+    return low, high, clipped.mean(axis=0), scale
+
+
+def _apply(batch: Batch, maps: dict[str, _Standardiser], in_place: bool) -> Batch:
+    features = dict(batch.features)
+    for name, standardise in maps.items():
+        values = features[name]
+        features[name] = values if in_place else torch.empty_like(values, dtype=torch.float32)
+        standardise(values, batch.masks[name], features[name])
     return replace(batch, features=features)

@@ -58,7 +58,12 @@ def _candidates(method: str, classify: bool) -> list[Pipeline]:
 
 
 def _averages(batch: Batch) -> np.ndarray:
-    return np.concatenate([masked_mean(x, batch.masks[name]).numpy() for name, x in batch.features.items()], axis=1)
+    return np.concatenate([_average(x, batch.masks[name]) for name, x in batch.features.items()], axis=1)
+
+
+def _average(x: Tensor, mask: Tensor) -> np.ndarray:
+    parts = zip(x.split(256), mask.split(256), strict=True)  # the mean makes copies of what it is given
+    return torch.cat([masked_mean(*part) for part in parts]).numpy()
 
 
 def _prediction(model: Pipeline, batch: Batch, outputs: int) -> Tensor:

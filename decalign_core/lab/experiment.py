@@ -61,6 +61,8 @@ class TrainingConfig:
         seed: of initialisation, data order and dropout, each on a stream of its own.
         epochs: at most.
         batch_size: samples a step.
+        bucketed: put samples of like lengths into a batch, so that little of it is padding. A departure: batches, with
+            them their statistics, are not drawn at random any more.
         learning_rate: of everything but a fine-tuned text encoder.
         encoder_learning_rate: of a fine-tuned text encoder.
         weight_decay: decoupled from the gradient ("adamw") or added to it ("adam").
@@ -84,6 +86,7 @@ class TrainingConfig:
     seed: int = 1111
     epochs: int = 16
     batch_size: int = 32
+    bucketed: bool = False
     learning_rate: float = 2e-3
     encoder_learning_rate: float = 5e-5
     weight_decay: float = 0.1
@@ -177,6 +180,8 @@ class ExperimentConfig:
         values["training"].pop("device")
         if not values["peer"]:
             values.pop("peer")
+        if not values["training"]["bucketed"]:  # runs from before it was there are the same runs
+            values["training"].pop("bucketed")
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -77,6 +77,7 @@ TABLES: dict[str, list[Row]] = {
     "table4": [*_rows(*_TABLE4), *_CONTROLS],
     "figure7": _grid(),
     "prototypes": [Row("decalign", f"K={count}", {"objective.components": count}) for count in COMPONENTS],
+    "precision": [Row("decalign", name, {"training.precision": name}) for name in ("float32", "bf16")],
 }
 
 
@@ -349,7 +350,13 @@ def _write_rest(outcomes: Sequence[Outcome], out: Path) -> None:
         tables = [pd.read_csv(folder / name) for folder in folders if (folder / name).is_file()]
         if tables:
             write_table(out / name, pd.concat(tables, ignore_index=True))
-    write_table(out / "summary.csv", comparison(folders))
+    write_table(out / "summary.csv", comparison(folders, _baseline(outcomes)))
+
+
+def _baseline(outcomes: Sequence[Outcome]) -> tuple[str, str]:
+    """The full model, or float32 where the sweep is of precisions."""
+    variants = {outcome.record.variant for outcome in outcomes if outcome.record}
+    return "decalign", "float32" if "float32" in variants and "full" not in variants else "full"
 
 
 def _versions(record: RunRecord) -> str:

@@ -17,7 +17,7 @@ import pickle
 import threading
 import time
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -36,6 +36,7 @@ from decalign_core.files import atomic_path, remove_temporaries, write_string, w
 from decalign_core.lab.controls import CONTROLS, Predictor, fit_control
 from decalign_core.lab.distributed import Group, processes
 from decalign_core.lab.experiment import ExperimentConfig, TrainingConfig
+from decalign_core.lab.feeding import Feed, bucketed
 from decalign_core.lab.metrics import emotion_metrics, higher_is_better, metric_names, sentiment_metrics
 from decalign_core.lab.results import RunRecord, environment, guarantee, peak_memory
 from decalign_core.model import DecAlign
@@ -201,6 +202,7 @@ class Trainer:
         seeds = np.random.SeedSequence(self.settings.seed).generate_state(3)
         torch.manual_seed(int(seeds[0]))
         self.model = build_model(config, splits).to(device)
+        self.feed = Feed(splits.train, device)
         self.labels = _labels(self.model, config, splits)
         self.order = torch.Generator().manual_seed(int(seeds[1]))
         torch.manual_seed(int(seeds[2]))  # from here on the global stream is dropout's
@@ -270,23 +272,36 @@ class Trainer:
         self.model.train()
         self._apart()
         sums: dict[str, Tensor] = {}
-        for rows in torch.randperm(len(self.splits.train), generator=self.order).split(self.settings.batch_size):
-            losses = self.step(rows)
+        for rows, batch in self.feed.batches(self.parts()):
+            losses = self.step(rows, batch)
             for name, value in losses.items():
                 sums[name] = sums.get(name, 0) + value * len(rows)
         if self.labels:
             self.labels.end_epoch()
         return {name: float(total) / len(self.splits.train) for name, total in sums.items()}
 
-    def _batch(self, rows: Tensor) -> Batch:
-        batch = self.splits.train[rows]
-        if self.labels:
-            batch = replace(batch, extra_targets={**batch.extra_targets, **self.labels.targets(rows)})
-        return batch.trimmed().to(self.device)
+    def parts(self) -> Sequence[Tensor]:
+        """The rows of each batch of one more epoch, drawn anew."""
+        order, size = torch.randperm(len(self.splits.train), generator=self.order), self.settings.batch_size
+        if not self.settings.bucketed:
+            return order.split(size)
+        parts = bucketed(order, size, self.feed.lengths)
+        return [parts[part] for part in torch.randperm(len(parts), generator=self.order)]
 
-    def step(self, rows: Tensor) -> dict[str, Tensor]:
-        """One step on these rows of the training split, of all processes; every loss by name, detached."""
-        batch = self._batch(rows)
+    def _labelled(self, rows: Tensor, batch: Batch) -> Batch:
+        if not self.labels:
+            return batch
+        generated = {name: values.to(self.device) for name, values in self.labels.targets(rows).items()}
+        return replace(batch, extra_targets={**batch.extra_targets, **generated})
+
+    def step(self, rows: Tensor, batch: Batch | None = None) -> dict[str, Tensor]:
+        """One step on these rows of the training split, of all processes; every loss by name, detached.
+
+        Args:
+            rows: of all processes.
+            batch: those rows as a batch, cut and on the device; put together here if None.
+        """
+        batch = self._labelled(rows, self.feed[rows] if batch is None else batch)
         with _autocast(self.device, self.settings.precision):
             own = self.model(self.group.share(batch))
         representation = self.group.gathered_representation(own, len(rows))

@@ -260,6 +260,7 @@ STREAMS = [
     pytest.param(WHOLE[:20], "", id="cut in the head"),
     pytest.param(WHOLE[: len(WHOLE) // 2], "", id="cut in an array"),
     pytest.param(WHOLE[:-1], "", id="cut before the last byte"),
+    pytest.param(pickle.dumps({"a": np.zeros(1 << 20)})[: 1 << 20], "ends within an array", id="cut within an array"),
     pytest.param(b"\x80\x63" + WHOLE[2:], "ValueError: unsupported pickle protocol: 99", id="protocol 99"),
     pytest.param(b"\x80\x06" + WHOLE[2:], "ValueError: unsupported pickle protocol: 6", id="protocol 6"),
     pytest.param(gzip.compress(WHOLE), r"begins with b'\x1f\x8b", id="gzip"),

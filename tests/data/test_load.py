@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from decalign_core.data import NAMES, PROTOCOLS, DataError, describe, load, standardised
+from decalign_core.data import NAMES, PROTOCOLS, DataError, describe, load, preparation, standardised
 from decalign_core.data.synthetic import SyntheticConfig, generate
 from decalign_core.nn.text import TextEncoder
 from decalign_core.types import Batch, Splits
@@ -177,6 +177,22 @@ def test_padding_never_enters(bad):
         wanted, got = standardised(splits, ["low"], percentiles), standardised(other, ["low"], percentiles)
         for (_, one), (_, two) in zip(wanted.items(), got.items(), strict=True):
             assert torch.equal(one.features["low"], two.features["low"])
+
+
+@pytest.mark.parametrize("percentiles", [None, (5, 95)])
+def test_in_place_and_by_parts_it_is_the_same(percentiles, monkeypatch):
+    splits = tiny(train=40)
+    wanted = standardised(splits, clip_percentiles=percentiles)
+    assert splits.fingerprint() == tiny(train=40).fingerprint(), "the features that were given are as before"
+    monkeypatch.setattr(preparation, "_PART", 600)  # a column, and a few rows
+    by_parts = standardised(splits, clip_percentiles=percentiles)
+    result = standardised(splits, clip_percentiles=percentiles, in_place=True)
+    assert result.fingerprint() == by_parts.fingerprint()
+    for split, batch in wanted.items():
+        for name in ("low", "high"):
+            values = dict(result.items())[split].features[name]
+            assert values is dict(splits.items())[split].features[name]
+            torch.testing.assert_close(values, batch.features[name], rtol=1e-6, atol=1e-6)
 
 
 def test_the_test_split_never_enters():

@@ -7,6 +7,7 @@ import os
 import pickle
 import struct
 import sys
+import tracemalloc
 from collections import OrderedDict
 
 import numpy as np
@@ -15,7 +16,7 @@ import torch
 from refusals import mmsa_fixtures as fixtures
 from streams import Call, program, text, the_name, touch
 
-from decalign_core.data import mmsa
+from decalign_core.data import load, mmsa, preparation
 from decalign_core.data.mmsa import DataError, check, iemocap_from_gcnet, load_mmsa, read_pickle
 from decalign_core.nn.text import TextEncoder
 
@@ -231,6 +232,44 @@ def test_labels_of_single_modalities_that_nobody_gave_are_left_out(put):
     assert any("labels of audio left out" in note for note in splits.notes)
 
 
+@pytest.mark.parametrize("protocol", [3, 4, 5])
+def test_reading_takes_little_more_memory_than_the_arrays(put, protocol, monkeypatch):
+    monkeypatch.setattr(mmsa, "_PART", 1 << 16)
+    monkeypatch.setattr(preparation, "_PART", 1 << 18)
+    tree = fixtures.mosei_aligned()
+    for content in tree.values():
+        for key in ("text", "audio", "vision"):
+            content[key] = np.repeat(content[key], 32, axis=0)
+            content[key][::5, 30:] = np.nan  # to be mended, and beyond the mask
+        content["text_bert"] = np.repeat(content["text_bert"], 32, axis=0)
+        content["regression_labels"] = np.repeat(content["regression_labels"], 32)
+        content["id"] = [f"{name}/{copy}" for name in content["id"] for copy in range(32)]
+    root = put(tree, "MOSEI/mosei_aligned_50.pkl", protocol)
+    del tree
+    tracemalloc.start()
+    try:
+        splits = load("mosei", root, clip_percentiles=(1, 99))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    size = sum(values.nbytes for _, batch in splits.items() for values in batch.features.values())
+    assert size > 4e7 and peak < 1.3 * size
+    assert len(splits.notes) == 9 and all("infinite values became 0" in note for note in splits.notes)
+
+
+def test_splits_that_share_their_arrays_are_read_apart(put, monkeypatch):
+    monkeypatch.setattr(mmsa, "_PART", 64)
+    shared, apart = fixtures.mosi_aligned(), fixtures.mosi_aligned()
+    for tree in (shared, apart):
+        tree["test"] = tree["valid"] if tree is shared else pickle.loads(pickle.dumps(tree["valid"]))
+        for content in tree.values():
+            content.pop("id", None)
+            content["text"][0, 0, 0] = np.inf
+    names = ("text", "audio", "vision")
+    one, other = (load_mmsa("mosi", put(tree), standardise=names) for tree in (shared, apart))
+    assert one.fingerprint() == other.fingerprint()
+
+
 def test_standardising_on_the_way(put):
     splits = load_mmsa("mosi", put(fixtures.mosi_aligned()), standardise=("audio",), clip_percentiles=(1, 99))
     frames = splits.train.features["audio"][splits.train.masks["audio"]]
@@ -427,8 +466,10 @@ def test_lists_nested_by_reference_are_read_once(tmp_path):
     assert result[0] is result[1]
 
 
+@pytest.mark.parametrize("many", [1 << 22, 2], ids=["few bytes", "many bytes"])
 @pytest.mark.parametrize("protocol", [0, 1, 2, 3, 4, 5])
-def test_plain_things_come_back_as_they_were(tmp_path, protocol):
+def test_plain_things_come_back_as_they_were(tmp_path, monkeypatch, protocol, many):
+    monkeypatch.setattr(mmsa, "_PART", many)
     shared = [1, 2]
     tree = {
         "set": {1, "a"},
@@ -437,6 +478,7 @@ def test_plain_things_come_back_as_they_were(tmp_path, protocol):
         "none": None,
         "numbers": (1, 2.5, True, 10**30),
         "bytes": b"\x00\xff",
+        "long bytes": bytes(range(256)) * 2,
         "empty": b"",
         "ordered": OrderedDict(a=1),
         "scalar": np.float32(0.5),

@@ -118,6 +118,15 @@ def test_a_sweep_leaves_runs_and_tables(alone):
     assert set(pd.read_csv(out / "gap.csv")["part"]) == {"pooled_unique", "pooled_common", "latent"}
 
 
+def test_precisions_are_compared_with_float32(tmp_path):
+    outcomes = sweep(small(TABLES["precision"], tmp_path, seeds=(1,)), tmp_path, progress=False)
+    assert [outcome.record.config["training"]["precision"] for outcome in outcomes] == ["float32", "bf16"]
+    table = pd.read_csv(tmp_path / "summary.csv").set_index(["variant", "metric"])
+    means, differences = table["mean"], table["difference"].unstack()
+    assert differences.loc["float32"].isna().all()
+    assert differences.loc["bf16", "mae"] == pytest.approx(means["bf16", "mae"] - means["float32", "mae"], abs=1e-6)
+
+
 def test_what_is_done_is_not_run_again(alone):
     out, wanted, outcomes = alone
     assert all(is_finished(cell) for cell in wanted)
