@@ -28,10 +28,11 @@ SAMPLES, FRAMES, WIDTH = 32, 50, 64
 
 @dataclass(frozen=True)
 class Options:
-    """What the command line gives: a checkout of the official code or None, and how often to repeat."""
+    """What the command line gives: a checkout of the official code or None, how often to repeat, the step's device."""
 
     official: Path | None = None
     rounds: int = 15
+    device: str = "cpu"
 
 
 def training_step(options: Options) -> pd.DataFrame:
@@ -41,11 +42,11 @@ def training_step(options: Options) -> pd.DataFrame:
         "full lengths": torch.full((SAMPLES,), FRAMES),
         "lengths 6 to 24": torch.randint(6, 25, (SAMPLES,), generator=generator),
     }
-    official = options.official and Official(options.official, WIDTHS, FRAMES)
+    official = options.official and Official(options.official, WIDTHS, FRAMES, options.device)
     tables = []
     for name, frames in lengths.items():
         batch = _batch(frames, generator)
-        trainer = Trainer(_configuration(), Splits(train=batch, valid=batch, test=batch), torch.device("cpu"))
+        trainer = Trainer(_configuration(), Splits(train=batch, valid=batch, test=batch), torch.device(options.device))
         trainer.model.train()
         rows = torch.arange(SAMPLES)
         candidates = {"official": lambda batch=batch: official.step(batch)} if official else {}
@@ -199,14 +200,14 @@ def _configuration() -> ExperimentConfig:
     return configure(changes, preset("official", "mosi"))
 
 
-def _batch(lengths: Tensor, generator: torch.Generator) -> Batch:
-    mask = torch.arange(FRAMES) < lengths.unsqueeze(1)
+def _batch(lengths: Tensor, generator: torch.Generator, frames: int = FRAMES) -> Batch:
+    mask = torch.arange(frames) < lengths.unsqueeze(1)
     features = {
-        name: torch.randn(SAMPLES, FRAMES, width, generator=generator) * mask.unsqueeze(-1)
+        name: torch.randn(*mask.shape, width, generator=generator) * mask.unsqueeze(-1)
         for name, width in WIDTHS.items()
     }
-    target = (1.5 * torch.randn(SAMPLES, generator=generator)).clamp(-3, 3)
-    return Batch(features, dict.fromkeys(WIDTHS, mask), target, [str(row) for row in range(SAMPLES)])
+    target = (1.5 * torch.randn(len(lengths), generator=generator)).clamp(-3, 3)
+    return Batch(features, dict.fromkeys(WIDTHS, mask), target, [str(row) for row in range(len(lengths))])
 
 
 def _mixtures(count: int, components: int, width: int) -> list[GaussianMixture]:

@@ -1,11 +1,17 @@
 """The benchmarks run, pair their candidates and say what is wrong; no test looks at a time."""
 
 import json
+from contextlib import nullcontext
+from dataclasses import replace
+from types import SimpleNamespace
 
+import pandas as pd
 import pytest
+import torch
 
-from benchmarks.__main__ import main
-from benchmarks.cases import CASES, WIDTHS
+from benchmarks import scaling, tables
+from benchmarks.__main__ import CASES, main
+from benchmarks.cases import WIDTHS, Options
 from benchmarks.timing import paired
 
 
@@ -25,6 +31,63 @@ def test_a_case_makes_a_table_and_a_json(case, tmp_path, capsys):
     assert {row["what"] for row in told["cases"][case]} == {"ours"}
     assert all(row["median_ms"] > 0 for row in told["cases"][case])
     assert "ours" in capsys.readouterr().out
+
+
+def test_a_record_says_where_it_comes_from(tmp_path):
+    assert (
+        main(["alignment_terms", "--rounds", "1", "--out", str(tmp_path / "x.json"), "--records", str(tmp_path)]) == 0
+    )
+    (row,) = pd.read_csv(tmp_path / "benchmarks_alignment_terms.csv").to_dict("records")
+    assert row["commit"] and row["device"].startswith("cpu") and "torch=" in row["versions"] and row["threads"] == 1
+
+
+def test_the_parts_of_a_step_add_up():
+    table = scaling.profile(Options(rounds=1))
+    for _, rows in table.groupby("case"):
+        each = rows.set_index("part")["median_ms"]
+        assert (each > 0).all()
+        assert 0.5 * each["everything"] < each.drop("everything").sum() < each["everything"]
+
+
+def test_growth_counts_operations_by_its_law(monkeypatch):
+    kept = [law for law in scaling.LAWS if law.what in ("MMD", "chain")]
+    monkeypatch.setattr(scaling, "LAWS", [replace(law, values=law.values[:2]) for law in kept])
+    table = scaling.growth(Options(rounds=1))
+    assert table.groupby(["what", "variable"]).size().tolist() == [2, 2, 2]
+    assert table.query("what == 'MMD'")["work"].tolist() == [32**2, 64**2] and (table["median_ms"] > 0).all()
+
+
+SAME = ("attention", "only valid frames", "EM's backward pass", "EM of all modalities at once", "gradient of transport")
+
+
+@pytest.fixture(scope="module")
+def pairs():
+    return scaling.pairs()
+
+
+@pytest.mark.parametrize("name", SAME)
+def test_plain_path_and_ours_are_timed_on_the_same_numbers(name, pairs, monkeypatch):
+    found, kept = [], torch.Tensor.backward
+
+    def backward(self, *arguments, **options):
+        found.append(float(self.detach()))
+        return kept(self, *arguments, **options)
+
+    monkeypatch.setattr(torch.Tensor, "backward", backward)
+    for call in pairs[name]:
+        call()
+    plain, ours = found
+    assert plain == pytest.approx(ours, rel=1e-4)
+
+
+def test_a_table_is_timed_by_processes_and_by_a_cluster(monkeypatch):
+    cluster = nullcontext(SimpleNamespace(scheduler_address="tcp://nowhere"))
+    monkeypatch.setattr("distributed.LocalCluster", lambda **options: cluster)
+    seconds = iter([4.0, 2.0, 3.0])
+    monkeypatch.setattr(tables, "_seconds", lambda out, **how: next(seconds))
+    table = tables.sweep(Options(rounds=1))
+    assert table["what"].tolist() == ["one process", "two processes", "Dask, two workers"]
+    assert table["ratio"].tolist() == [1, 0.5, 0.75]
 
 
 def test_every_case_says_what_it_measures():
