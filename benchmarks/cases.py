@@ -1,4 +1,4 @@
-"""What is measured: each function makes a table; :data:`CASES` names them."""
+"""What is measured beside other code, and of many modalities: each function makes a table."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from benchmarks.mosei import epoch, loading
 from benchmarks.official import Official
 from benchmarks.timing import paired
 from decalign_core.alignment.many import Pair, chain, complete, pair_costs, pair_plans, sampled, tree
@@ -29,10 +28,11 @@ SAMPLES, FRAMES, WIDTH = 32, 50, 64
 
 @dataclass(frozen=True)
 class Options:
-    """What the command line gives: a checkout of the official code or None, and how often to repeat."""
+    """What the command line gives: a checkout of the official code or None, how often to repeat, the step's device."""
 
     official: Path | None = None
     rounds: int = 15
+    device: str = "cpu"
 
 
 def training_step(options: Options) -> pd.DataFrame:
@@ -42,11 +42,11 @@ def training_step(options: Options) -> pd.DataFrame:
         "full lengths": torch.full((SAMPLES,), FRAMES),
         "lengths 6 to 24": torch.randint(6, 25, (SAMPLES,), generator=generator),
     }
-    official = options.official and Official(options.official, WIDTHS, FRAMES)
+    official = options.official and Official(options.official, WIDTHS, FRAMES, options.device)
     tables = []
     for name, frames in lengths.items():
         batch = _batch(frames, generator)
-        trainer = Trainer(_configuration(), Splits(train=batch, valid=batch, test=batch), torch.device("cpu"))
+        trainer = Trainer(_configuration(), Splits(train=batch, valid=batch, test=batch), torch.device(options.device))
         trainer.model.train()
         rows = torch.arange(SAMPLES)
         candidates = {"official": lambda batch=batch: official.step(batch)} if official else {}
@@ -182,12 +182,6 @@ def sampled_plans(options: Options) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-CASES: dict[str, Callable[[Options], pd.DataFrame]] = {
-    case.__name__: case for case in (training_step, alignment_terms, transport, many_modalities, sampled_plans)
-}
-CASES |= {"loading": loading, "epoch": epoch}
-
-
 def _configuration() -> ExperimentConfig:
     """The official MOSI configuration on features, transport solved to a marginal error of 1e-4."""
     changes = {
@@ -201,14 +195,14 @@ def _configuration() -> ExperimentConfig:
     return configure(changes, preset("official", "mosi"))
 
 
-def _batch(lengths: Tensor, generator: torch.Generator) -> Batch:
-    mask = torch.arange(FRAMES) < lengths.unsqueeze(1)
+def _batch(lengths: Tensor, generator: torch.Generator, frames: int = FRAMES) -> Batch:
+    mask = torch.arange(frames) < lengths.unsqueeze(1)
     features = {
-        name: torch.randn(SAMPLES, FRAMES, width, generator=generator) * mask.unsqueeze(-1)
+        name: torch.randn(*mask.shape, width, generator=generator) * mask.unsqueeze(-1)
         for name, width in WIDTHS.items()
     }
-    target = (1.5 * torch.randn(SAMPLES, generator=generator)).clamp(-3, 3)
-    return Batch(features, dict.fromkeys(WIDTHS, mask), target, [str(row) for row in range(SAMPLES)])
+    target = (1.5 * torch.randn(len(lengths), generator=generator)).clamp(-3, 3)
+    return Batch(features, dict.fromkeys(WIDTHS, mask), target, [str(row) for row in range(len(lengths))])
 
 
 def _mixtures(count: int, components: int, width: int) -> list[GaussianMixture]:

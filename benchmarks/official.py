@@ -38,7 +38,7 @@ class _Once:
 class Official:
     """Its model and trainer with its configuration for MOSI."""
 
-    def __init__(self, checkout: Path, widths: dict[str, int], frames: int) -> None:
+    def __init__(self, checkout: Path, widths: dict[str, int], frames: int, device: str = "cpu") -> None:
         sys.path.insert(0, str(checkout))
         try:
             from config import get_config_regression
@@ -48,10 +48,10 @@ class Official:
             raise ValueError(f"--official: wanted a checkout of the official code, got {checkout} ({error})") from None
         logging.getLogger("DecAlign").setLevel(logging.CRITICAL)
         args: Namespace = get_config_regression("decalign", "mosi", str(checkout / "config/dec_mosi_config.json"))
-        args.use_bert, args.device = False, "cpu"
+        args.use_bert, args.device = False, device
         args.feature_dims, args.seq_lens = list(widths.values()), [frames] * len(widths)
         args.model_save_path = str(Path("_build") / "benchmarks" / "official.pth")
-        self.model: nn.Module = DecAlign(args)
+        self.model: nn.Module = DecAlign(args).to(device)
         self.trainer = DecAlignTrainer(args)
 
     def step(self, batch: Batch) -> None:

@@ -1,12 +1,17 @@
 """The benchmarks run, pair their candidates and say what is wrong; no test looks at a time."""
 
 import json
+from contextlib import nullcontext
+from dataclasses import replace
+from types import SimpleNamespace
 
+import pandas as pd
 import pytest
+import torch
 
-from benchmarks import mosei
-from benchmarks.__main__ import main
-from benchmarks.cases import CASES, WIDTHS, Options
+from benchmarks import mosei, scaling, tables
+from benchmarks.__main__ import CASES, main
+from benchmarks.cases import WIDTHS, Options
 from benchmarks.timing import paired
 from decalign_core.data import load
 from decalign_core.lab.experiment import configure
@@ -48,6 +53,62 @@ def test_shares_of_an_epoch(tmp_path, monkeypatch):
     assert all(0 < row["outside_share"] < 1 for row in epochs)
     for one, other in (epochs, (plain, with_buckets)):
         assert 0 < other["padding_share"] < one["padding_share"] < 1
+
+
+def test_a_record_says_where_it_comes_from(tmp_path):
+    assert (
+        main(["alignment_terms", "--rounds", "1", "--out", str(tmp_path / "x.json"), "--records", str(tmp_path)]) == 0
+    )
+    (row,) = pd.read_csv(tmp_path / "benchmarks_alignment_terms.csv").to_dict("records")
+    assert row["commit"] and row["device"].startswith("cpu") and "torch=" in row["versions"] and row["threads"] == 1
+
+
+def test_the_parts_of_a_step_are_timed_in_every_case():
+    table = scaling.profile(Options(rounds=1))
+    parts = [set(rows["part"]) for _, rows in table.groupby("case")]
+    assert "everything" in parts[0] and len(parts[0]) > 3 and all(each == parts[0] for each in parts)
+    assert (table["median_ms"] > 0).all()
+
+
+def test_growth_counts_operations_by_its_law(monkeypatch):
+    kept = [law for law in scaling.LAWS if law.what in ("MMD", "chain")]
+    monkeypatch.setattr(scaling, "LAWS", [replace(law, values=law.values[:2]) for law in kept])
+    table = scaling.growth(Options(rounds=1))
+    assert table.groupby(["what", "variable"]).size().tolist() == [2, 2, 2]
+    assert table.query("what == 'MMD'")["work"].tolist() == [32**2, 64**2] and (table["median_ms"] > 0).all()
+
+
+SAME = ("attention", "only valid frames", "EM's backward pass", "EM of all modalities at once", "gradient of transport")
+
+
+@pytest.fixture(scope="module")
+def pairs():
+    return scaling.pairs()
+
+
+@pytest.mark.parametrize("name", SAME)
+def test_plain_path_and_ours_are_timed_on_the_same_numbers(name, pairs, monkeypatch):
+    found, kept = [], torch.Tensor.backward
+
+    def backward(self, *arguments, **options):
+        found.append(float(self.detach()))
+        return kept(self, *arguments, **options)
+
+    monkeypatch.setattr(torch.Tensor, "backward", backward)
+    for call in pairs[name]:
+        call()
+    plain, ours = found
+    assert plain == pytest.approx(ours, rel=1e-4)
+
+
+def test_a_table_is_timed_by_processes_and_by_a_cluster(monkeypatch):
+    cluster = nullcontext(SimpleNamespace(scheduler_address="tcp://nowhere"))
+    monkeypatch.setattr("distributed.LocalCluster", lambda **options: cluster)
+    seconds = iter([4.0, 2.0, 3.0])
+    monkeypatch.setattr(tables, "_seconds", lambda out, **how: next(seconds))
+    table = tables.sweep(Options(rounds=1))
+    assert table["what"].tolist() == ["one process", "two processes", "Dask, two workers"]
+    assert table["ratio"].tolist() == [1, 0.5, 0.75]
 
 
 def test_every_case_says_what_it_measures():

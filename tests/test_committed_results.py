@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from benchmarks.__main__ import CASES
 from decalign_core.lab.controls import CONTROLS
 from decalign_core.lab.results import COLUMNS, RESULTS, committed, inventory, summary
 from decalign_core.peers import PEERS
@@ -70,6 +71,18 @@ def test_bf16_stays_within_the_interval_of_float32():
 def test_the_inventory_is_counted():
     shown = pd.read_csv(RESULTS / "inventory.csv")
     pd.testing.assert_frame_equal(shown, inventory(committed("runs")))
+
+
+TIMES = sorted(RESULTS.glob("benchmarks_*.csv"))
+
+
+@pytest.mark.parametrize("path", TIMES, ids=lambda path: path.stem)
+def test_every_time_says_where_it_was_measured(path):
+    table = pd.read_csv(path)
+    for name in ("commit", "device", "versions", "threads", "rounds"):
+        assert table[name].notna().all() and table[name].nunique() == 1
+    assert not table["commit"].str.contains("dirty|unknown").any()
+    assert path.stem.removeprefix("benchmarks_") in CASES
 
 
 def test_nothing_of_the_data_is_committed():

@@ -57,7 +57,7 @@ def test_code_formulas_and_versions_are_no_results(text):
     assert not typed(text)
 
 
-CHAPTERS = ("08_training", "09_ablations", "10_sensitivity", "11_looking_inside", "12_benchmarks")
+CHAPTERS = ("08_training", "09_ablations", "10_sensitivity", "11_looking_inside", "12_benchmarks", "13_speed_and_scale")
 PUBLISHED = ("table1", "table2", "table3", "table4", "figure4", "figure7", "mmsa_results", "mmsa_unseen")
 NAMED = {
     "": {"0.975", "1.96", "1111"},  # the normal quantile of a 95 % interval and its share, the first seed
@@ -71,6 +71,7 @@ NAMED = {
         *("583", "173"),  # right answers of two examples
         *("678", "1.05"),  # what a check expects of Figure 4; a place in a figure
     },
+    "13_speed_and_scale": set(),
 }
 
 

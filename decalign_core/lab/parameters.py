@@ -16,7 +16,7 @@ from typing import Any
 
 from decalign_core.data import check_setting
 from decalign_core.lab.experiment import PRESETS, VARIANTS
-from decalign_core.lab.training import _device
+from decalign_core.lab.training import chosen_device
 
 _TYPES: dict[type, tuple[str, Callable[[Any], bool]]] = {
     str: ("a string", lambda value: type(value) is str),
@@ -85,7 +85,7 @@ def _check_value(name: str, value: Any, root: Path) -> None:
 
 def _check_together(given: Mapping[str, Any]) -> None:
     if "device" in given:
-        _device(given["device"])
+        chosen_device(given["device"])
     if "dataset" in given:
         fold = given.get("fold", -1)
         check_setting(given["dataset"], given.get("protocol"), fold if fold >= 0 else None)

@@ -93,7 +93,7 @@ def _train(
     group: Group,
 ) -> RunRecord:
     splits = splits or load_splits(config)
-    device = _device(config.training.device)
+    device = chosen_device(config.training.device)
     with _reproducible(config.training):
         fitted = _fit(config, splits, device, folder, resume, progress and group.leads, group)
         predictions = {
@@ -452,7 +452,8 @@ def _average(model: nn.Module, settings: TrainingConfig) -> AveragedModel | None
     return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(settings.average), use_buffers=True)
 
 
-def _device(name: str) -> torch.device:
+def chosen_device(name: str) -> torch.device:
+    """The device of that name, "auto" being a GPU where there is one; a ValueError where it is not here."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -591,14 +592,14 @@ def load_run(run_dir: str | Path, device: str = "cpu") -> Run:
         raise ValueError(f"run_dir: {folder} holds the control {config.method!r}, which keeps predictions, no model")
     if not (folder / "best.pt").is_file():
         raise ValueError(f"run_dir: {folder} holds no best.pt: no epoch was finished")
-    saved = _load(folder / "best.pt", _device(device), config)
+    saved = _load(folder / "best.pt", chosen_device(device), config)
     with _belonging(folder / "best.pt"):
         modalities = {m: TextEncoder(**x) if isinstance(x, dict) else x for m, x in saved["modalities"].items()}
         outputs, weights = saved["outputs"], saved["weights"]
     model = _build(config, modalities, outputs)
     with _belonging(folder / "best.pt"):
         model.load_state_dict(weights)
-    return Run(folder, config, model.to(_device(device)).eval())
+    return Run(folder, config, model.to(chosen_device(device)).eval())
 
 
 def _read_config(path: Path) -> ExperimentConfig:

@@ -4,7 +4,7 @@
 ``check.ch04.ex_04_2(answer)`` says whether exercise 4.2 is solved and what is wrong with a typical wrong answer.
 """
 
-from decalign_core.lab.check import ch01, ch02, ch03, ch04, ch05, ch06, ch07, ch08, ch09, ch10, ch11, ch12
+from decalign_core.lab.check import ch01, ch02, ch03, ch04, ch05, ch06, ch07, ch08, ch09, ch10, ch11, ch12, ch13
 from decalign_core.lab.check.core import CheckError, answer, detected, equal, gradient, holds
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "ch10",
     "ch11",
     "ch12",
+    "ch13",
     "detected",
     "equal",
     "gradient",
