@@ -52,10 +52,11 @@ def moments(z: Tensor) -> Moments:
     mean = z.mean(dim=0)
     centred = z - mean
     covariance = centred.mT @ centred / max(len(z) - 1, 1)
-    variance = centred.square().mean(dim=0)
     varies = z.amax(dim=0) > z.amin(dim=0)  # the variance of equal numbers is that of their mean's rounding, not 0
-    cubed = torch.where(varies, variance, 1).pow(1.5)
-    skewness = torch.where(varies, centred.pow(3).mean(dim=0) / cubed, 0)
+    # skewness has no unit: divided by the largest entry first, so that no scale under- or overflows when cubed
+    scaled = centred / torch.where(varies, centred.detach().abs().amax(dim=0), 1)
+    variance = torch.where(varies, scaled.square().mean(dim=0), 1)
+    skewness = torch.where(varies, scaled.pow(3).mean(dim=0) / variance.pow(1.5), 0)
     return Moments(mean, covariance, skewness)
 
 
