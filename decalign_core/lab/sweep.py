@@ -183,11 +183,15 @@ def sweep(
 
 
 def is_finished(cell: Cell) -> bool:
-    """Whether the cell's folder holds its record."""
+    """Whether the cell's folder holds its record and what is shown beside it."""
     return _finished(cell) is not None
 
 
 def _finished(cell: Cell) -> Outcome | None:
+    return _recorded(cell) if (cell.folder / "confusion.csv").is_file() else None
+
+
+def _recorded(cell: Cell) -> Outcome | None:
     path = cell.folder / "record.json"
     record = RunRecord.load(path) if path.is_file() else None
     return Outcome(cell, record) if record and record.config_hash == cell.config.hash() else None
@@ -279,7 +283,7 @@ def _notebook_run(cell: Cell) -> RunRecord:
     known = papermill.inspect_notebook(cell.notebook)
     given = {name: value for name, value in _parameters(cell).items() if name in known}
     papermill.execute_notebook(cell.notebook, str(target), parameters=given, progress_bar=False, log_output=False)
-    finished = _finished(cell)
+    finished = _recorded(cell)
     if finished is None:
         raise ValueError(
             f"{cell.notebook}: wanted the run {cell.config.hash()} in {cell.folder}, the notebook made none"
