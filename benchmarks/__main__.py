@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from pathlib import Path
@@ -11,17 +10,18 @@ import pandas as pd
 import torch
 
 from benchmarks.cases import CASES, Options
+from decalign_core.arguments import Parser, positive
 from decalign_core.files import write_string
 from decalign_core.lab.results import environment
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the cases that are named, print their tables, write the JSON."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser = Parser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("cases", nargs="*", metavar="CASE", help=f"what to measure (default: all): {', '.join(CASES)}")
     parser.add_argument("--official", type=Path, help="a checkout of the official code, to be measured beside ours")
-    parser.add_argument("--rounds", type=int, default=15, help="how often each candidate is called (default: 15)")
-    parser.add_argument("--threads", type=int, default=1, help="threads of PyTorch (default: 1)")
+    parser.add_argument("--rounds", type=positive, default=15, help="how often each candidate is called (default: 15)")
+    parser.add_argument("--threads", type=positive, default=1, help="threads of PyTorch (default: 1)")
     parser.add_argument(
         "--out", type=Path, default=Path("_build/benchmarks.json"), help="the JSON (default: %(default)s)"
     )
@@ -29,11 +29,10 @@ def main(arguments: list[str] | None = None) -> int:
     unknown = sorted(set(given.cases) - set(CASES))
     if unknown:
         parser.error(f"CASE: wanted some of {', '.join(CASES)}, got {', '.join(unknown)}")
-    for name in ("rounds", "threads"):
-        if getattr(given, name) < 1:
-            parser.error(f"--{name}: wanted at least 1, got {getattr(given, name)}")
     if given.official and not (given.official / "models" / "model.py").is_file():
         parser.error(f"--official: wanted a checkout of the official code with models/model.py, got {given.official}")
+    if given.out.is_dir() or any(parent.is_file() for parent in given.out.parents):
+        parser.error(f"--out: wanted a file in a folder, got {given.out}")
     torch.set_num_threads(given.threads)
     options = Options(given.official, given.rounds)
     tables: dict[str, pd.DataFrame] = {}

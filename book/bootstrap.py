@@ -1,4 +1,4 @@
-"""Find this book's repository; on Colab and Kaggle, fetch and install it. Elsewhere nothing is changed."""
+"""Find this book's repository; on Colab and Kaggle, fetch and install it. Then look at the parameters above."""
 
 import site
 import subprocess
@@ -21,3 +21,7 @@ if find_spec("decalign_core") is None:
     wanted = ["-r", str(root / "requirements.txt"), "-e", str(root)]
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", *wanted], check=True)
     site.main()  # makes this process see what was just installed
+
+from decalign_core.lab.parameters import validate
+
+validate(globals())  # a parameter that this notebook does not have, or a value that cannot be, ends here in one line

@@ -11,24 +11,15 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 from decalign_core import __doc__ as summary_of_the_package
+from decalign_core.arguments import Parser, positive
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from decalign_core.lab.experiment import ExperimentConfig
-
-
-class _Parser(argparse.ArgumentParser):
-    """Errors in one line, without the usage text above them; no abbreviated options."""
-
-    def __init__(self, **options: object) -> None:
-        super().__init__(**{"allow_abbrev": False} | options)
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -40,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader, head or less, has closed; nothing is left to say
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (ValueError, OSError, ImportError) as error:
-        print(f"decalign: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"decalign: {_told(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("decalign: interrupted; the same command goes on from the last whole epoch", file=sys.stderr)
@@ -48,8 +39,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _parser() -> _Parser:
-    parser = _Parser(prog="decalign", description=summary_of_the_package.splitlines()[0])
+def _told(error: Exception) -> str:
+    """The error in one line; what the system says of a path follows the path."""
+    known = isinstance(error, OSError) and error.strerror and error.filename
+    return f"{error.filename}: {error.strerror}" if known else " ".join(str(error).split())
+
+
+def _parser() -> Parser:
+    parser = Parser(prog="decalign", description=summary_of_the_package.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True, metavar="{train,evaluate,sweep,tables,data}")
     _add_train(_command(commands, "train", _train, "train a model, or go on with a run"))
     _add_evaluate(_command(commands, "evaluate", _evaluate, "score a finished run again"))
@@ -147,7 +144,7 @@ def _changes(arguments: argparse.Namespace) -> dict[str, object]:
     changes: dict[str, object] = {"data.root": arguments.data_dir}
     for pair in arguments.changes:
         key, equals, value = pair.partition("=")
-        if not equals:
+        if not (key and equals):
             raise ValueError(f"--set: wanted KEY=VALUE, got {pair!r}")
         changes[key] = value
     named = {
@@ -193,7 +190,7 @@ def _add_sweep(parser: argparse.ArgumentParser) -> None:
         metavar="FOLD",
         help="cross-validation folds, and 'stated' for the stated split (default: stated)",
     )
-    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="processes on this machine (default: 1)")
+    parser.add_argument("--jobs", type=positive, default=1, metavar="N", help="processes on this machine (default: 1)")
     parser.add_argument("--scheduler", default="", metavar="ADDRESS", help="a Dask scheduler, e.g. tcp://host:8786")
     parser.add_argument("--notebook", default="", metavar="FILE", help="run this notebook by papermill for each cell")
     parser.add_argument("--out", metavar="DIR", help="the folder of runs and tables (default: runs/sweep/DATASET)")
@@ -202,6 +199,8 @@ def _add_sweep(parser: argparse.ArgumentParser) -> None:
 
 
 def _fold(text: str) -> int | None:
+    if text != "stated" and not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"wanted a number from 0 on or 'stated', got {text!r}")
     return None if text == "stated" else int(text)
 
 
@@ -213,6 +212,9 @@ def _sweep(arguments: argparse.Namespace) -> None:
 
     parts = [arguments.dataset, getattr(arguments, "protocol", "")]
     out = Path(arguments.out or Path("runs") / "sweep" / "-".join(part for part in parts if part))
+    changes = _changes(arguments)
+    if swept := [key for key in ("training.seed", "data.fold") if key in changes]:
+        raise ValueError(f"--set: wanted --seeds and --folds for what a sweep goes over, got {' and '.join(swept)}")
     wanted = cells(
         [row for table in dict.fromkeys(arguments.tables) for row in TABLES[table]],
         out,
@@ -223,7 +225,7 @@ def _sweep(arguments: argparse.Namespace) -> None:
         text_encoder=getattr(arguments, "text_encoder", ""),
         fine_tune=getattr(arguments, "fine_tune", False),
         preset_name=arguments.preset,
-        changes=_changes(arguments),
+        changes=changes,
         notebook=arguments.notebook,
     )
     if arguments.dry_run:
@@ -279,7 +281,8 @@ def _tables(arguments: argparse.Namespace) -> None:
     from decalign_core.lab.results import collect, published, summary, wide
 
     if bool(arguments.published) == bool(arguments.paths):
-        raise ValueError("tables: wanted either paths of records or --published NAME")
+        got = "both" if arguments.paths else "neither"
+        raise ValueError(f"tables: wanted either paths of records or --published NAME, got {got}")
     if arguments.published:
         table = published(arguments.published)
     elif arguments.runs:
@@ -346,16 +349,16 @@ def _print_counts(counts: dict[str, int]) -> None:
 
 
 def _check(arguments: argparse.Namespace) -> None:
-    from decalign_core.data.mmsa import check
+    from decalign_core.data.mmsa import examine
 
-    defects = check(arguments.file)
-    if len(defects) == 1:
+    defects, repairs = examine(arguments.file)
+    if len(defects) == 1 and not repairs:
         raise ValueError(defects[0])
-    for defect in defects:
-        print(defect)
+    for line in (*defects, *(f"repaired when read: {repair}" for repair in repairs)):
+        print(line)
     if defects:
         raise ValueError(f"{arguments.file}: {len(defects)} defects")
-    print(f"{arguments.file}: no defects")
+    print(f"{arguments.file}: no defects" + (f", {len(repairs)} repairs" if repairs else ""))
 
 
 def _describe(arguments: argparse.Namespace) -> None:

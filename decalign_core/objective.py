@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from decalign_core.alignment import many
-from decalign_core.alignment.matching import median_bandwidth, mmd, moment_distance, moments
+from decalign_core.alignment.matching import median_bandwidth, mmd, moments
 from decalign_core.alignment.mixture import GaussianMixture, fit
 from decalign_core.alignment.transport import Transport, joint_cost, sinkhorn
 from decalign_core.types import Batch, ByModality, Losses, Representation
@@ -102,6 +102,15 @@ class ObjectiveConfig:
         for name in ("components", "em_steps", "sinkhorn_iterations", "samples", "floor", "epsilon", "temperature"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"objective.{name}: wanted a positive number, got {getattr(self, name)}")
+        for name in _WEIGHTS:
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"objective.{name}: wanted a number from 0 on, got {getattr(self, name)}")
+        if not (self.sinkhorn_tolerance is None or self.sinkhorn_tolerance > 0):
+            wanted = "None or a positive number"
+            raise ValueError(f"objective.sinkhorn_tolerance: wanted {wanted}, got {self.sinkhorn_tolerance}")
+        if not self.bandwidth_multiples or not all(0 < value < math.inf for value in self.bandwidth_multiples):
+            got = tuple(self.bandwidth_multiples)
+            raise ValueError(f"objective.bandwidth_multiples: wanted positive numbers, one at least, got {got}")
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
                 raise ValueError(f"objective.{name}: wanted one of {sorted(choices)}, got {getattr(self, name)!r}")
@@ -140,7 +149,8 @@ def objective(representation: Representation, batch: Batch, config: ObjectiveCon
     config = config or ObjectiveConfig()
     with torch.autocast(representation.prediction.device.type, enabled=False):
         weights = _weights(config)
-        present = {name: mask.any(dim=1) for name, mask in representation.masks.items()}
+        # a batch that was trimmed on the host says who is present: looking at a mask would wait for an accelerator
+        present = batch.present or {name: mask.any(dim=1) for name, mask in representation.masks.items()}
         task = task_loss(representation.prediction, batch.target, config)
         with _gradient_if(weights["decoupling"]):
             apart = decoupling(
@@ -181,8 +191,8 @@ def _gradient_if(weight: float) -> torch.set_grad_enabled:
     return torch.set_grad_enabled(bool(weight) and torch.is_grad_enabled())
 
 
-def _rows(tensors: ByModality, present: ByModality) -> dict[str, Tensor]:
-    return {name: values[present[name]] for name, values in tensors.items()}
+def _rows(tensors: ByModality, present: Mapping[str, Tensor | None]) -> dict[str, Tensor]:
+    return {name: values if (rows := present[name]) is None else values[rows] for name, values in tensors.items()}
 
 
 _REGRESSION = {"mse": F.mse_loss, "mae": F.l1_loss, "smooth_l1": F.smooth_l1_loss}
@@ -203,6 +213,10 @@ def task_loss(prediction: Tensor, target: Tensor, config: ObjectiveConfig) -> Te
 
 
 _PENALTIES = {"signed": lambda cosine: cosine, "squared": torch.square}
+_WEIGHTS = (
+    *("binary_weight", "decoupling_weight", "alpha", "beta", "contrastive_weight"),
+    *("transport_weight", "prototype_weight", "semantic_weight", "mmd_weight"),
+)
 _CHOICES = {
     "task": _REGRESSION,
     "penalty": _PENALTIES,
@@ -284,20 +298,26 @@ def heterogeneity(pooled: ByModality, config: ObjectiveConfig | None = None) -> 
         zero = _zero(pooled)
         return Heterogeneity(zero, zero)
     scale = 1 / next(iter(usable.values())).shape[1] if config.scale_by_width else 1.0
-    mixtures = _mixtures(usable, config)
+    samples = _stacked(list(usable.values()))
+    components = min(config.components, *(len(x) for x in usable.values()))
+    options = {"steps": config.em_steps, "covariance": config.covariance, "floor": config.floor}
+    fitted = [fit(x, components, **options) for x in samples]
+    mixtures = dict(zip(usable, itertools.chain.from_iterable(map(_each, fitted)), strict=True))
     plan = _plan(mixtures, config, scale)
-    prototype = scale * _prototype(usable, mixtures)
+    prototype = scale * _prototype(samples, fitted)
     return Heterogeneity(_transport_term(plan, mixtures, config), prototype, mixtures, plan)
 
 
-def _mixtures(usable: ByModality, config: ObjectiveConfig) -> dict[str, GaussianMixture]:
-    components = min(config.components, *(len(x) for x in usable.values()))
-    options = {"steps": config.em_steps, "covariance": config.covariance, "floor": config.floor}
-    if len({len(x) for x in usable.values()}) > 1:
-        return {name: fit(x, components, **options) for name, x in usable.items()}
-    together = fit(torch.stack(list(usable.values())), components, **options)
-    each = zip(together.weights, together.means, together.covariances, strict=True)
-    return {name: GaussianMixture(*parts) for name, parts in zip(usable, each, strict=True)}
+def _stacked(samples: list[Tensor]) -> list[Tensor]:
+    """Samples ``(N_m, d)`` of all modalities as batches ``(., N, d)``, in order: one batch where all N are equal."""
+    if len({len(x) for x in samples}) == 1:
+        return [torch.stack(samples)]
+    return [x.unsqueeze(0) for x in samples]
+
+
+def _each(batch: GaussianMixture) -> Iterator[GaussianMixture]:
+    parts = (part.unbind() for part in (batch.weights, batch.means, batch.covariances))
+    return itertools.starmap(GaussianMixture, zip(*parts, strict=True))
 
 
 def _plan(
@@ -338,12 +358,19 @@ def _transport_term(
     return plan.value + flowing - flowing.detach()  # the gradient that flows through the marginals, not their value
 
 
-def _prototype(usable: ByModality, mixtures: Mapping[str, GaussianMixture]) -> Tensor:
-    weights = {name: mixtures[name].responsibilities(x) for name, x in usable.items()}  # (N_m, K)
-    pairs = list(itertools.permutations(usable, 2))
-    distances = ((usable[i].unsqueeze(1) - mixtures[j].means).square().sum(-1) for i, j in pairs)  # (N_i, K)
-    summed = zip(pairs, distances, strict=True)
-    return sum((weights[i] * distance).sum(1).mean() for (i, _), distance in summed) / len(pairs)
+def _prototype(samples: list[Tensor], fitted: list[GaussianMixture]) -> Tensor:
+    # sum_n w_n |x_n - mu|^2 = W (|m - mu|^2 + tr S), with W, m, S what one more EM step makes of the samples: they are
+    # gone through once, whatever the number of pairs
+    components = len(fitted[0])
+    options = {"steps": 1, "floor": 0.0}
+    after = [fit(x, components, init=mixture, **options) for x, mixture in zip(samples, fitted, strict=True)]
+    weights, means = torch.cat([m.weights for m in after]), torch.cat([m.means for m in after])  # (M, K), (M, K, d)
+    apart = (means.unsqueeze(1) - torch.cat([m.means for m in fitted])).square().sum(-1)  # (M, M, K)
+    scatter = torch.cat([m.covariances for m in after]).sum(-1)
+    order = len(weights)
+    others = 1 - torch.eye(order, dtype=weights.dtype, device=weights.device)
+    by_pair = torch.einsum("ij,ijk->ik", others, apart) / (order - 1)
+    return (weights * (by_pair + scatter)).sum() / order
 
 
 @dataclass(frozen=True)
@@ -368,13 +395,24 @@ def homogeneity(latent: ByModality, config: ObjectiveConfig | None = None) -> Ho
         return Homogeneity(zero, zero)
     ordered = len(usable) * (len(usable) - 1)
     scale = 1 / usable[0].shape[1] if config.scale_by_width else 1.0
-    semantic = sum(moment_distance(a, b) for a, b in _pairs([moments(z) for z in usable]))
-    discrepancy = sum(mmd(x, y, _bandwidths(x, y, config), unbiased=config.unbiased) for x, y in _pairs(usable))
-    return Homogeneity(scale * semantic / ordered, 2 * discrepancy / ordered)
+    options = {"unbiased": config.unbiased}
+    discrepancy = sum(mmd(x, y, _bandwidths(x, y, config), **options).sum() for x, y in _pairs(usable))
+    return Homogeneity(scale * _semantic(usable) / ordered, 2 * discrepancy / ordered)
 
 
-def _pairs(items: list) -> Iterator[tuple]:
-    return itertools.combinations(items, 2)
+def _semantic(samples: list[Tensor]) -> Tensor:
+    """Eq 10's bracket, summed over the pairs: M times the squared distances to the mean of all M."""
+    rows = torch.cat([moments(x).flattened() for x in _stacked(samples)])
+    return len(rows) * (rows - rows.mean(0)).square().sum()
+
+
+def _pairs(samples: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
+    """Each pair of samples ``(N_m, p)``, as batches ``(., N, p)``: one batch where all N are equal."""
+    first, second = zip(*itertools.combinations(range(len(samples)), 2), strict=True)
+    if len({len(x) for x in samples}) == 1:
+        together = torch.stack(samples)
+        return [(together[list(first)], together[list(second)])]
+    return [(samples[i].unsqueeze(0), samples[j].unsqueeze(0)) for i, j in zip(first, second, strict=True)]
 
 
 def _bandwidths(x: Tensor, y: Tensor, config: ObjectiveConfig) -> list[float | Tensor]:

@@ -32,6 +32,8 @@ class Batch:
         target: ``(B,)``, float for regression, int64 for classes; ``(B, 1)`` is accepted and flattened.
         ids: B strings, ``"video$_$clip"``.
         extra_targets: further targets ``(B,)`` by name (CH-SIMS: one per modality).
+        is_trimmed: whether :meth:`trimmed` made it.
+        present: where :meth:`trimmed` made it, by modality the rows ``(N_m,)`` that have a valid frame, None for all.
 
     Raises:
         ValueError: where shapes, dtypes or modality names of the fields disagree.
@@ -43,6 +45,7 @@ class Batch:
     ids: Sequence[str]
     extra_targets: ByModality = field(default_factory=dict)
     is_trimmed: bool = field(default=False, repr=False, compare=False)
+    present: Mapping[str, Tensor | None] | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.target.ndim == 2 and self.target.shape[1] == 1:
@@ -83,6 +86,7 @@ class Batch:
             ids=[self.ids[row] for row in rows.tolist()],
             extra_targets={name: values[at] for name, values in self.extra_targets.items()},
             is_trimmed=False,
+            present=None,
         )
 
     def trimmed(self) -> Batch:
@@ -98,6 +102,7 @@ class Batch:
             features={name: values[:, : cut[name]] for name, values in self.features.items()},
             masks={name: mask[:, : cut[name]] for name, mask in self.masks.items()},
             is_trimmed=True,
+            present={name: _present(mask) for name, mask in self.masks.items()},
         )
 
     def to(self, device: torch.device | str) -> Batch:
@@ -106,10 +111,12 @@ class Batch:
         def move(tensors: ByModality) -> ByModality:
             return {name: values.to(device, non_blocking=True) for name, values in tensors.items()}
 
+        known = {name: rows for name, rows in (self.present or {}).items() if rows is not None}
         return replace(
             self,
             features=move(self.features),
             masks=move(self.masks),
+            present=self.present and {**self.present, **move(known)},
             target=self.target.to(device, non_blocking=True),
             extra_targets=move(self.extra_targets),
         )
@@ -118,6 +125,11 @@ class Batch:
 def _last_valid(mask: Tensor) -> int:
     valid = mask.any(dim=0).nonzero()
     return int(valid[-1]) + 1 if len(valid) else 1
+
+
+def _present(mask: Tensor) -> Tensor | None:
+    present = mask.any(dim=1)
+    return None if present.all() else present.nonzero().squeeze(1)
 
 
 @dataclass(frozen=True)

@@ -29,18 +29,3 @@ def test_a_case_makes_a_table_and_a_json(case, tmp_path, capsys):
 
 def test_every_case_says_what_it_measures():
     assert all(case.__doc__ for case in CASES.values()) and set(WIDTHS) == {"text", "audio", "vision"}
-
-
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        (["speed"], "CASE: wanted some of training_step"),
-        (["--rounds", "0"], "--rounds: wanted at least 1, got 0"),
-        (["--official", "nowhere"], "--official: wanted a checkout of the official code"),
-    ],
-)
-def test_wrong_arguments_end_in_one_line(arguments, said, capsys):
-    with pytest.raises(SystemExit) as ended:
-        main(arguments)
-    assert ended.value.code == 2
-    assert said in capsys.readouterr().err.splitlines()[-1]

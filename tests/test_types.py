@@ -225,3 +225,15 @@ def test_fingerprint_sees_nothing_else():
 def test_fingerprint_tells_the_splits_apart():
     splits = make_splits()
     assert replace(splits, valid=splits.test, test=splits.valid).fingerprint() != splits.fingerprint()
+
+
+def test_a_trimmed_batch_says_who_is_present():
+    mask = torch.tensor([[True, False], [False, False], [True, True]])
+    full = torch.ones(3, 2, dtype=torch.bool)
+    features = {name: torch.zeros(3, 2, 1) for name in ("some", "all")}
+    batch = Batch(features, {"some": mask, "all": full}, torch.zeros(3), list("abc"))
+    assert batch.present is None
+    trimmed = batch.trimmed().to("cpu")
+    assert trimmed.present["some"].tolist() == [0, 2]
+    assert trimmed.present["all"] is None
+    assert trimmed[[0, 2]].present is None

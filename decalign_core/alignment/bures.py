@@ -20,6 +20,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from decalign_core.alignment.distances import by_differences, gradients, squared_distances
 from decalign_core.alignment.mixture import GaussianMixture
 
 
@@ -31,12 +32,33 @@ def bures_wasserstein(p: GaussianMixture, q: GaussianMixture) -> Tensor:
     """
     if p.means.shape[-1] != q.means.shape[-1]:
         raise ValueError(f"q: wanted means of width {p.means.shape[-1]} as p's, got {q.means.shape[-1]}")
-    means = (p.means.unsqueeze(-2) - q.means.unsqueeze(-3)).square().sum(-1)
     if p.is_diagonal and q.is_diagonal:
-        deviations = _safe_sqrt(p.covariances).unsqueeze(-2) - _safe_sqrt(q.covariances).unsqueeze(-3)
-        traces = _trace_at_zero(p.covariances).unsqueeze(-1) + _trace_at_zero(q.covariances).unsqueeze(-2)
-        return means + deviations.square().sum(-1) + traces
-    return means + _bures(_full(p), _full(q))
+        return _Diagonal.apply(p.means, p.covariances, q.means, q.covariances)
+    return squared_distances(p.means, q.means) + _bures(_full(p), _full(q))
+
+
+class _Diagonal(torch.autograd.Function):
+    """Eq 6 for variances: the squared distance of the points (means, standard deviations)."""
+
+    @staticmethod
+    def forward(ctx: torch.autograd.function.FunctionCtx, *parts: Tensor) -> Tensor:
+        points = [torch.cat([means, variances.sqrt()], -1) for means, variances in (parts[:2], parts[2:])]
+        ctx.save_for_backward(*points)
+        return by_differences(*points)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: torch.autograd.function.FunctionCtx, gradient: Tensor) -> tuple[Tensor, ...]:
+        towards = []
+        for to_point, point, axis in zip(
+            gradients(gradient, *ctx.saved_tensors), ctx.saved_tensors, (-1, -2), strict=True
+        ):
+            to_means, to_roots = to_point.tensor_split(2, -1)
+            roots = point.tensor_split(2, -1)[1]
+            # at a variance of 0 the root's gradient is defined as 0; that of the trace is left
+            of_trace = gradient.sum(axis).unsqueeze(-1).sum_to_size(*roots.shape[:-1], 1)
+            towards += [to_means, torch.where(roots > 0, to_roots / (2 * roots), of_trace)]
+        return tuple(towards)
 
 
 def _full(mixture: GaussianMixture) -> Tensor:
@@ -79,13 +101,3 @@ def _roots(matrices: Tensor) -> tuple[Tensor, Tensor]:
     roots = torch.where(positive, values, 0).sqrt()
     inverse = torch.where(positive, torch.where(positive, values, 1).rsqrt(), 0)
     return tuple((vectors * s.unsqueeze(-2)) @ vectors.mT for s in (roots, inverse))
-
-
-def _trace_at_zero(variances: Tensor) -> Tensor:
-    # 0 in value: (sqrt v - sqrt w)^2 keeps of its gradient at v = 0 the part of v, once that of sqrt v is set to 0
-    return torch.where(variances == 0, variances, 0).sum(-1)
-
-
-def _safe_sqrt(variances: Tensor) -> Tensor:
-    positive = variances > 0
-    return torch.where(positive, torch.where(positive, variances, 1).sqrt(), 0)

@@ -23,6 +23,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from decalign_core.alignment.distances import squared_distances
+
 Bandwidth = float | Tensor | Sequence[float | Tensor]
 
 
@@ -31,46 +33,51 @@ class Moments:
     r"""First three moments of a sample (Eq 10).
 
     Attributes:
-        mean: :math:`\mu`, ``(p,)``.
-        covariance: :math:`\Sigma`, ``(p, p)``, divided by n - 1; 0 at n = 1.
-        skewness: :math:`\Gamma`, ``(p,)``; 0 with zero gradient where a coordinate does not vary.
+        mean: :math:`\mu`, ``(..., p)``.
+        covariance: :math:`\Sigma`, ``(..., p, p)``, divided by n - 1; 0 at n = 1.
+        skewness: :math:`\Gamma`, ``(..., p)``; 0 with zero gradient where a coordinate does not vary.
     """
 
     mean: Tensor
     covariance: Tensor
     skewness: Tensor
 
+    def flattened(self) -> Tensor:
+        """All numbers in a row, ``(..., p + p^2 + p)``: Eq 10's bracket is the squared distance of two such rows."""
+        return torch.cat([self.mean, self.covariance.flatten(-2), self.skewness], -1)
+
 
 def moments(z: Tensor) -> Moments:
-    """Mean, covariance and skewness of samples ``(n, p)``.
+    """Mean, covariance and skewness of samples ``(..., n, p)``, of each batch over the leading axes.
 
     Raises:
         ValueError: where ``z`` is not a matrix with at least one row.
     """
-    if z.ndim != 2 or not len(z):
+    if z.ndim < 2 or not z.shape[-2]:
         raise ValueError(f"z: wanted samples (n, p) with n >= 1, got shape {tuple(z.shape)}")
-    mean = z.mean(dim=0)
-    centred = z - mean
-    covariance = centred.mT @ centred / max(len(z) - 1, 1)
-    varies = z.amax(dim=0) > z.amin(dim=0)  # the variance of equal numbers is that of their mean's rounding, not 0
+    n = z.shape[-2]
+    mean = z.mean(-2)
+    centred = z - mean.unsqueeze(-2)
+    covariance = centred.mT @ centred / max(n - 1, 1)
+    varies = z.amax(-2) > z.amin(-2)  # the variance of equal numbers is that of their mean's rounding, not 0
     # skewness has no unit: divided by the largest entry first, so that no scale under- or overflows when cubed
-    scaled = centred / torch.where(varies, centred.detach().abs().amax(dim=0), 1)
-    variance = torch.where(varies, scaled.square().mean(dim=0), 1)
-    skewness = torch.where(varies, scaled.pow(3).mean(dim=0) / variance.pow(1.5), 0)
+    scaled = centred / torch.where(varies, centred.detach().abs().amax(-2), 1).unsqueeze(-2)
+    squared = scaled.square()
+    cubed = torch.where(varies, squared.mean(-2), 1).pow(1.5)
+    skewness = torch.where(varies, (squared * scaled).mean(-2) / cubed, 0)
     return Moments(mean, covariance, skewness)
 
 
 def moment_distance(x: Tensor | Moments, y: Tensor | Moments) -> Tensor:
-    """The bracket of Eq 10 between samples ``(n, p)`` and ``(n', p)``, or between their moments; a scalar.
+    """The bracket of Eq 10 between samples ``(..., n, p)`` and ``(..., n', p)``, or between their moments; ``(...)``.
 
     Raises:
         ValueError: where the widths differ.
     """
     a, b = (z if isinstance(z, Moments) else moments(z) for z in (x, y))
-    if a.mean.shape != b.mean.shape:
-        raise ValueError(f"y: wanted width {len(a.mean)} as x's, got {len(b.mean)}")
-    parts = ((a.mean, b.mean), (a.covariance, b.covariance), (a.skewness, b.skewness))
-    return sum((first - second).square().sum() for first, second in parts)
+    if a.mean.shape[-1] != b.mean.shape[-1]:
+        raise ValueError(f"y: wanted width {a.mean.shape[-1]} as x's, got {b.mean.shape[-1]}")
+    return (a.flattened() - b.flattened()).square().sum(-1)
 
 
 def gaussian_kernel(x: Tensor, y: Tensor, bandwidth: float | Tensor) -> Tensor:
@@ -80,37 +87,52 @@ def gaussian_kernel(x: Tensor, y: Tensor, bandwidth: float | Tensor) -> Tensor:
         ValueError: where the samples are not matrices of one width, or the bandwidth is not positive.
     """
     _check(x, y, bandwidth)
-    return _kernel(_squared_distances(x, y), bandwidth)
+    return _kernel(squared_distances(x, y), bandwidth)
 
 
 def mmd(x: Tensor, y: Tensor, bandwidth: Bandwidth, *, unbiased: bool = False) -> Tensor:
-    """The bracket of Eq 11, squared MMD between samples ``(n, p)`` and ``(n', p)``; a scalar.
+    """The bracket of Eq 11, squared MMD between samples ``(..., n, p)`` and ``(..., n', p)``; ``(...)``.
 
     Args:
         x: samples of the first law.
         y: samples of the second law.
-        bandwidth: sigma of Eq 12; of several, the kernel is the mean of theirs.
+        bandwidth: sigma of Eq 12, a number or one a batch, ``(...)``; of several, the kernel is the mean of theirs.
         unbiased: leave out the pairs of a sample with itself; with a single sample the biased mean is taken.
 
     Raises:
         ValueError: as :func:`gaussian_kernel`.
     """
     _check(x, y, bandwidth)
-    within_x, within_y, between = (_kernel(_squared_distances(a, b), bandwidth) for a, b in ((x, x), (y, y), (x, y)))
-    return _within(within_x, unbiased) + _within(within_y, unbiased) - 2 * between.mean()
+    shares = [_pair_shares(z, unbiased) for z in (x, y)]
+    between = x.new_full((x.shape[-2], y.shape[-2]), -1 / (x.shape[-2] * y.shape[-2]))
+    shares = torch.cat([torch.cat([shares[0], between], 1), torch.cat([between.mT, shares[1]], 1)])
+    return (shares * _kernel(_pooled_distances(x, y), bandwidth)).sum((-2, -1))
+
+
+def _pair_shares(z: Tensor, unbiased: bool) -> Tensor:
+    """What each pair of samples counts in a mean over pairs, ``(n, n)``."""
+    n = z.shape[-2]
+    if not unbiased or n == 1:
+        return z.new_full((n, n), 1 / n**2)
+    return z.new_full((n, n), 1 / (n * (n - 1))).fill_diagonal_(0)
 
 
 def median_bandwidth(x: Tensor, y: Tensor) -> Tensor:
-    """Median distance between distinct points of the pooled samples, a scalar without gradient (1 if it is 0)."""
+    """Median distance between distinct points of the pooled samples, ``(...)`` without gradient (1 where it is 0)."""
     with torch.no_grad():
-        pooled = torch.cat([x, y])
-        rows, columns = torch.triu_indices(len(pooled), len(pooled), offset=1, device=pooled.device)
-        median = _squared_distances(pooled, pooled)[rows, columns].median().sqrt()
+        squared = _pooled_distances(x, y)
+        rows, columns = torch.triu_indices(*squared.shape[-2:], offset=1, device=squared.device)
+        median = squared[..., rows, columns].median(-1).values.sqrt()
         return torch.where(median > 0, median, 1)
 
 
+def _pooled_distances(x: Tensor, y: Tensor) -> Tensor:
+    pooled = torch.cat([x, y], -2)
+    return squared_distances(pooled, pooled)
+
+
 def _check(x: Tensor, y: Tensor, bandwidth: Bandwidth) -> None:
-    if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1]:
+    if x.ndim < 2 or y.ndim < 2 or x.shape[:-2] != y.shape[:-2] or x.shape[-1] != y.shape[-1]:
         raise ValueError(f"y: wanted samples (n', p) beside x {tuple(x.shape)}, got {tuple(y.shape)}")
     # a tensor may lie on an accelerator: looking at its value would wait for it
     numbers = [sigma for sigma in _several(bandwidth) if not isinstance(sigma, Tensor)]
@@ -122,17 +144,6 @@ def _several(bandwidth: Bandwidth) -> Sequence[float | Tensor]:
     return bandwidth if isinstance(bandwidth, Sequence) else [bandwidth]
 
 
-def _squared_distances(x: Tensor, y: Tensor) -> Tensor:
-    return (x.unsqueeze(1) - y.unsqueeze(0)).square().sum(-1)
-
-
 def _kernel(squared: Tensor, bandwidth: Bandwidth) -> Tensor:
-    several = _several(bandwidth)
-    return sum((-squared / (2 * sigma**2)).exp() for sigma in several) / len(several)
-
-
-def _within(kernel: Tensor, unbiased: bool) -> Tensor:
-    n = len(kernel)
-    if unbiased and n > 1:
-        return (kernel.sum() - kernel.diagonal().sum()) / (n * (n - 1))
-    return kernel.mean()
+    several = [s[..., None, None] if isinstance(s, Tensor) else s for s in _several(bandwidth)]
+    return sum((squared * (-0.5 / sigma**2)).exp() for sigma in several) / len(several)

@@ -12,7 +12,8 @@ where N is the Gaussian density (Eq 4). One EM step computes the responsibilitie
 covariances that maximise the expected log-likelihood under them (M).
 
 Everything is computed from :math:`\log \pi_k + \log N` and normalised by log-sum-exp: a sample far from every
-prototype has a density of 0 in floating point but still a well-defined posterior. Gradients flow through the steps.
+prototype has a density of 0 in floating point but still a well-defined posterior. Gradients flow through the steps;
+for diagonal covariances :func:`fit` takes them by hand.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -89,13 +91,17 @@ def m_step(x: Tensor, responsibilities: Tensor, *, covariance: str = "diag", flo
     if responsibilities.shape[:-1] != x.shape[:-1]:
         raise ValueError(f"responsibilities: wanted {tuple(x.shape[:-1])} samples, got {tuple(responsibilities.shape)}")
     mass = responsibilities.sum(dim=-2)  # (K,)
-    # far below any sample's rounding, yet far enough above the smallest number that gradients divided by it are finite
-    empty = mass < torch.finfo(x.dtype).tiny ** 0.75
+    empty = mass < _least_mass(x.dtype)
     share = responsibilities / torch.where(empty, 1, mass).unsqueeze(-2)
     share = torch.where(empty.unsqueeze(-2), 1 / x.shape[-2], share)  # an empty component takes the batch's statistics
     means = share.mT @ x
     weights = torch.where(empty, 0, mass) / x.shape[-2]
     return GaussianMixture(weights, means, _SCATTER[covariance](x, share, means, floor))
+
+
+def _least_mass(dtype: torch.dtype) -> float:
+    # far below any sample's rounding, yet far enough above the smallest number that gradients divided by it are finite
+    return torch.finfo(dtype).tiny ** 0.75
 
 
 def _diagonal_scatter(x: Tensor, share: Tensor, means: Tensor, floor: float) -> Tensor:
@@ -173,6 +179,8 @@ def fit(
     if init is not None and init.means.shape[-2:] != (components, x.shape[-1]):
         raise ValueError(f"init: wanted means {(components, x.shape[-1])}, got {tuple(init.means.shape)}")
     mixture = _start(x, components, covariance, floor, generator) if init is None else init
+    if steps and covariance == "diag" and mixture.is_diagonal and _is_fast(x):
+        return _diagonal_steps(x, mixture, steps, floor)
     for _ in range(steps):
         mixture = m_step(x, e_step(mixture, x), covariance=covariance, floor=floor)
     return mixture
@@ -186,9 +194,126 @@ def _start(
         rows = torch.linspace(0, n - 1, components).round().long()
     else:
         rows = torch.randperm(n, generator=generator)[:components]
-    equal = x.new_full((*x.shape[:-1], components), 1 / components)
-    batch = m_step(x, equal, covariance=covariance, floor=floor)
-    return GaussianMixture(batch.weights, x[..., rows.to(x.device), :], batch.covariances)
+    means = x[..., rows.to(x.device), :]
+    batch = m_step(x, x.new_ones((*x.shape[:-1], 1)), covariance=covariance, floor=floor).covariances
+    spread = batch.expand(*x.shape[:-2], components, *batch.shape[x.ndim - 1 :])
+    return GaussianMixture(x.new_full(means.shape[:-1], 1 / components), means, spread)
+
+
+def _is_fast(x: Tensor) -> bool:
+    return x.dtype == torch.float32 and x.device.type == "cpu"
+
+
+def _diagonal_steps(x: Tensor, start: GaussianMixture, steps: int, floor: float) -> GaussianMixture:
+    parts = (start.weights, start.means, start.covariances)
+    batched = (part.expand(*x.shape[:-2], *part.shape[-size:]) for part, size in zip(parts, (1, 2, 2), strict=True))
+    return GaussianMixture(*_DiagonalSteps.apply(x, *batched, steps, floor))
+
+
+class _DiagonalSteps(torch.autograd.Function):
+    r"""EM steps with diagonal covariances, :func:`m_step` of :func:`e_step`, and their derivative, on a CPU.
+
+    With z = (x, x^2), both halves of a step are matrix products: the logarithm of a density is
+    :math:`z \cdot (\mu / v, -1 / 2v) + c`, and a component's mean and mean square are the weighted means of z. Such
+    sums cancel where a variance is small beside the square of what it varies about; so x is centred first and z is
+    float64, whose digits hold the square of a float32 number. In NumPy: with samples this few, most of the time of
+    PyTorch's operators, forward and backward, is not arithmetic.
+    """
+
+    @staticmethod
+    @np.errstate(all="ignore")  # what is not finite passes through, as in PyTorch
+    def forward(
+        ctx: torch.autograd.function.FunctionCtx,
+        x: Tensor,
+        weights: Tensor,
+        means: Tensor,
+        variances: Tensor,
+        steps: int,
+        floor: float,
+    ) -> tuple[Tensor, ...]:
+        samples, weights, means, variances = _arrays(x, weights, means, variances)
+        n, d = samples.shape[-2:]
+        centre = samples.sum(-2, keepdims=True) / n
+        centred = samples - centre
+        z = np.concatenate([centred, centred * centred], -1)
+        means, ctx.kept = means - centre, []
+        for _ in range(steps):
+            density = _Density(weights, means, variances)
+            posterior = density.posterior(z)
+            mass = posterior.sum(-1)
+            mass[mass < _least_mass(x.dtype)] = 0
+            share = posterior * _inverse(mass)[..., None]
+            share[mass == 0] = 1 / n
+            moments = share @ z
+            means = moments[..., :d]
+            scatter = moments[..., d:] - means * means
+            ctx.kept.append((density, posterior, share, mass, means, scatter > floor))
+            weights, variances = mass / n, np.maximum(scatter, floor)
+        ctx.z = z
+        return tuple(torch.from_numpy(part).to(x.dtype) for part in (weights, means + centre, variances))
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    @np.errstate(all="ignore")
+    def backward(ctx: torch.autograd.function.FunctionCtx, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        z, to_z = ctx.z, np.zeros_like(ctx.z)
+        n, d = z.shape[-2], z.shape[-1] // 2
+        to_weights, to_means, to_variances = _arrays(*gradients)
+        for density, posterior, share, mass, means, free in reversed(ctx.kept):
+            to_scatter = to_variances * free
+            to_moments = np.concatenate([to_means - 2 * means * to_scatter, to_scatter], -1)
+            to_z += _turned(share) @ to_moments
+            to_share = to_moments @ _turned(z)
+            to_share -= (share * to_share).sum(-1, keepdims=True)
+            to_posterior = to_share * _inverse(mass)[..., None] + (to_weights * (mass > 0) / n)[..., None]
+            to_log = posterior * (to_posterior - (posterior * to_posterior).sum(-2, keepdims=True))
+            to_z += _turned(to_log) @ density.loadings
+            to_weights, to_means, to_variances = density.gradients(to_log.sum(-1), to_log @ z)
+        to_x = to_z[..., :d] + 2 * z[..., :d] * to_z[..., d:]
+        every = (to_x, to_weights, to_means, to_variances)
+        return *(torch.from_numpy(part).to(gradients[0].dtype) for part in every), None, None
+
+
+class _Density:
+    """The logarithms of a mixture's weighted densities, a linear function of z: loadings and offsets."""
+
+    def __init__(self, weights: np.ndarray, means: np.ndarray, variances: np.ndarray) -> None:
+        self.weights, self.means, self.variances = weights, means, variances
+        self.precisions = 1 / variances
+        self.scaled = means * self.precisions
+        self.loadings = np.concatenate([self.scaled, -0.5 * self.precisions], -1)
+
+    def posterior(self, z: np.ndarray) -> np.ndarray:
+        """Eq 3 of z ``(..., N, 2 d)``: ``(..., K, N)``."""
+        # without Eq 4's (2 pi)^{-d/2}, the same for every component
+        offsets = np.log(self.weights) - 0.5 * (self.means * self.scaled + np.log(self.variances)).sum(-1)
+        log_joint = self.loadings @ _turned(z)
+        log_joint += offsets[..., None]
+        log_joint -= log_joint.max(-2, keepdims=True)
+        joint = np.exp(log_joint, out=log_joint)
+        joint /= joint.sum(-2, keepdims=True)
+        return joint
+
+    def gradients(self, total: np.ndarray, to_loadings: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Of weights, means and variances: from the logarithms' gradients, summed over samples, and summed times z."""
+        d = self.means.shape[-1]
+        by_mean, by_square, each = to_loadings[..., :d], to_loadings[..., d:], total[..., None]
+        to_means = self.precisions * by_mean - each * self.scaled
+        to_precisions = self.means * by_mean - 0.5 * (by_square + each * (self.means * self.means - self.variances))
+        return total * _inverse(self.weights), to_means, -to_precisions * self.precisions * self.precisions
+
+
+def _arrays(*tensors: Tensor) -> list[np.ndarray]:
+    return [tensor.detach().double().numpy() for tensor in tensors]
+
+
+def _turned(matrices: np.ndarray) -> np.ndarray:
+    return matrices.swapaxes(-1, -2)
+
+
+def _inverse(masses: np.ndarray) -> np.ndarray:
+    """1 / x, and 0 at 0."""
+    return (masses > 0) / np.where(masses > 0, masses, 1)
 
 
 def _safe_log(weights: Tensor) -> Tensor:

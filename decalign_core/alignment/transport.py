@@ -205,14 +205,15 @@ def _scale(
         for done in range(rounds + 1):
             partial = [base]  # at m the plan over the axes up to m, the others summed over with their scalings
             for scaling in u[:0:-1]:
-                partial.insert(0, partial[0].reshape(-1, len(scaling)) @ scaling)
+                partial.append(partial[-1].reshape(-1, len(scaling)).dot(scaling))
+            partial.reverse()
             if _is_met(partial, u, marginals, tolerance):
                 return u, done, True
             if done == rounds:
                 break
             for m, nu in enumerate(marginals):
                 np.divide(nu, _contracted(partial[m], v[:m]), out=v[m])
-            if not (found.min() * limit > 1 and found.max() < limit):  # NaN too
+            if not (np.minimum.reduce(found) * limit > 1 and np.maximum.reduce(found) < limit):  # NaN too
                 break
             (kept, u), (found, v) = (found, v), (kept, u)
     return u, done, False
@@ -223,7 +224,7 @@ def _is_met(
 ) -> bool:
     # the last marginal was met last; the first, whose sum costs nothing, says most often that there is more to do
     return all(
-        np.abs(scalings[m] * _contracted(partial[m], scalings[:m]) - marginals[m]).max() <= tolerance
+        np.maximum.reduce(np.abs(scalings[m] * _contracted(partial[m], scalings[:m]) - marginals[m])) <= tolerance
         for m in range(len(marginals) - 1)
     )
 
@@ -231,7 +232,7 @@ def _is_met(
 def _contracted(sums: np.ndarray, scalings: Sequence[np.ndarray]) -> np.ndarray:
     """Summed over all axes but the last, with their scalings."""
     for scaling in scalings:
-        sums = scaling @ sums.reshape(len(scaling), -1)
+        sums = scaling.dot(sums.reshape(len(scaling), -1))
     return sums
 
 

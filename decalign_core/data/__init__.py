@@ -14,13 +14,13 @@ from pathlib import Path
 import pandas as pd
 
 from decalign_core.data.mmsa import DataError, load_mmsa
-from decalign_core.data.mosi_public import load_mosi_public
+from decalign_core.data.mosi_public import check_fold, load_mosi_public
 from decalign_core.data.preparation import standardised, with_missing
 from decalign_core.data.synthetic import SyntheticConfig, generate
 from decalign_core.nn.text import TextEncoder
 from decalign_core.types import Batch, Splits
 
-__all__ = ["NAMES", "PROTOCOLS", "DataError", "describe", "load", "standardised", "with_missing"]
+__all__ = ["NAMES", "PROTOCOLS", "DataError", "check_setting", "describe", "load", "standardised", "with_missing"]
 
 PROTOCOLS: dict[str, tuple[str, ...]] = {
     "synthetic": ("regression", "classification"),
@@ -67,6 +67,26 @@ def load(
         ValueError: for a name or option that is not there.
         DataError: where files are missing or faulty.
     """
+    check_setting(name, protocol, fold)
+    if clip_percentiles and not (len(clip_percentiles) == 2 and 0 <= clip_percentiles[0] < clip_percentiles[1] <= 100):
+        wanted = "two percentiles in [0, 100], the lower first"
+        raise ValueError(f"clip_percentiles: wanted {wanted}, got {tuple(clip_percentiles)}")
+    if not 0 <= missing <= 1:
+        raise ValueError(f"missing: wanted a chance in [0, 1], got {missing}")
+    if text_encoder and name == "synthetic":
+        raise ValueError(f"text_encoder: wanted none for synthetic, which has no texts, got {text_encoder!r}")
+    if fine_tune and not text_encoder:
+        raise ValueError("fine_tune: wanted a text encoder beside it, got none")
+    encoder = TextEncoder(text_encoder, fine_tune=fine_tune) if text_encoder else None
+    return _load(name, root, protocol, aligned, fold, modalities, encoder, standardise, clip_percentiles, missing)
+
+
+def check_setting(name: str, protocol: str | None = None, fold: int | None = None) -> None:
+    """Whether there is such a data set, protocol and fold; no file is looked at.
+
+    Raises:
+        ValueError: in one line, for the first that is not there.
+    """
     if name not in PROTOCOLS:
         raise ValueError(f"dataset: wanted one of {', '.join(NAMES)}, got {name!r}")
     if protocol and protocol not in PROTOCOLS[name]:
@@ -74,16 +94,8 @@ def load(
         raise ValueError(f"protocol: wanted {wanted}, got {protocol!r}")
     if fold is not None and name != "mosi_public":
         raise ValueError(f"fold: wanted none for {name}, got {fold}")
-    if clip_percentiles and not (
-        len(clip_percentiles) == 2 and 0 <= min(clip_percentiles) <= max(clip_percentiles) <= 100
-    ):
-        raise ValueError(f"clip_percentiles: wanted two percentiles in [0, 100], got {tuple(clip_percentiles)}")
-    if not 0 <= missing <= 1:
-        raise ValueError(f"missing: wanted a chance in [0, 1], got {missing}")
-    if text_encoder and name == "synthetic":
-        raise ValueError("text_encoder: wanted none for synthetic, which has no texts")
-    encoder = TextEncoder(text_encoder, fine_tune=fine_tune) if text_encoder else None
-    return _load(name, root, protocol, aligned, fold, modalities, encoder, standardise, clip_percentiles, missing)
+    if name == "mosi_public":
+        check_fold(protocol or PROTOCOLS[name][0], fold)
 
 
 def _load(

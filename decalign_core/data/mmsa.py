@@ -22,7 +22,7 @@ lengths; without lengths, the attention mask where they have as many frames as t
 pieces), else their frames that are not all zero. Padded frames become 0.
 
 **What is repaired, and told in** ``Splits.notes``: NaN and infinite features become 0; MOSI and MOSEI labels up to 1
-outside of [-3, 3] are cut off. Every other defect raises :class:`DataError`.
+outside of [-3, 3] are cut off. Each is counted, and logged as a warning. Every other defect raises :class:`DataError`.
 
 **Safety.** A pickle is a program: its opcodes import names and call what they find. Here no name is imported. A fixed
 list of names is answered with stand-ins that check their arguments, and nothing else is answered, so the program can
@@ -32,6 +32,7 @@ build arrays, strings, numbers and plain containers only.
 from __future__ import annotations
 
 import copyreg
+import logging
 import math
 import pickle
 import re
@@ -39,7 +40,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
     from decalign_core.nn.text import TextEncoder
 
 Result = TypeVar("Result")
+_log = logging.getLogger(__name__)
 
 
 class DataError(ValueError):
@@ -293,6 +295,8 @@ class _Part:
     dataset: _Dataset
     defects: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    ids: list[str] = field(default_factory=list)
+    widths: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
     def defect(self, key: str, wanted: str, got: object) -> DataError:
         return DataError(f"{self.path}: split {self.split!r}, key {key!r}: wanted {wanted}, got {got}")
@@ -465,40 +469,53 @@ def _features(part: _Part, name: str) -> np.ndarray:
     with np.errstate(over="ignore", invalid="ignore"):
         values = np.array(values, dtype=np.float32, order="C")
     broken = ~np.isfinite(values)
+    if broken.all():
+        raise part.defect(name, "finite numbers", f"NaN or infinity in all {broken.size} places")
     if broken.any():
         values[broken] = 0.0
         part.note(name, f"{broken.sum()} NaN or infinite values became 0")
     return values
 
 
-def _length_mask(part: _Part, name: str, frames: int) -> np.ndarray:
+def _lengths(part: _Part, name: str) -> np.ndarray | None:
+    """The valid frames of each sample (N,), or None where the file does not tell them."""
     key = f"{name}_lengths"
+    if name == "text" or part.content.get(key) is None:
+        return None
     lengths = _flat(part, key)
     if not ((lengths >= 0) & (lengths == np.round(lengths))).all():
         raise part.defect(key, "whole numbers from 0 on", f"values from {lengths.min()} to {lengths.max()}")
+    return lengths
+
+
+def _length_mask(part: _Part, name: str, frames: int, lengths: np.ndarray) -> np.ndarray:
     if lengths.max() > frames:
-        longest = int(lengths.argmax())
-        raise part.defect(key, f"at most {frames}, the frames of {name!r}", f"{lengths.max()} at sample {longest}")
+        found = f"{lengths.max()} at sample {lengths.argmax()}"
+        raise part.defect(f"{name}_lengths", f"at most {frames}, the frames of {name!r}", found)
     return np.arange(frames) < lengths[:, None]
 
 
-def _mask(part: _Part, name: str, values: np.ndarray, attention: np.ndarray | None) -> np.ndarray:
+def _mask(
+    part: _Part, name: str, values: np.ndarray, attention: np.ndarray | None, lengths: np.ndarray | None
+) -> np.ndarray:
     """Valid frames (N, T), by the rule of the module's documentation."""
     if name == "text" and attention is not None and attention.shape[1] != values.shape[1]:
         raise part.defect("text_bert", f"{values.shape[1]} tokens as in 'text'", str(attention.shape[1]))
-    if name != "text" and part.content.get(f"{name}_lengths") is not None:
-        return _length_mask(part, name, values.shape[1])
+    if lengths is not None:
+        return _length_mask(part, name, values.shape[1], lengths)
     if attention is not None and attention.shape[1] == values.shape[1]:
         return attention
     return (values != 0).any(axis=-1)
 
 
 def _modality(part: _Part, name: str, attention: np.ndarray | None, frames: int | None) -> tuple[Tensor, Tensor]:
+    lengths = part.attempt(_lengths, name)
     values = _features(part, name)
+    part.widths[name] = values.shape[2:]
     if frames is not None and values.shape[1] != frames:
         wanted = f"{frames} frames as in the text, this file being aligned (aligned=False reads unaligned ones)"
         raise part.defect(name, wanted, str(values.shape[1]))
-    mask = _mask(part, name, values, attention)
+    mask = _mask(part, name, values, attention, lengths)
     values[~mask] = 0.0
     return torch.from_numpy(values), torch.from_numpy(mask.copy())
 
@@ -530,13 +547,13 @@ def _batch(part: _Part, encoded: bool, aligned: bool) -> Batch | None:
     read = {"text": part.attempt(_token_ids, tokens) if encoded else part.attempt(_modality, "text", attention, None)}
     for name in ("audio", "vision"):
         read[name] = part.attempt(_modality, name, attention, frames)
-    ids = part.attempt(_ids)
+    part.ids = part.attempt(_ids) or []
     extras = {} if part.dataset.classes else part.attempt(_extra_targets)
     if part.defects:
         return None
     features = {name: values for name, (values, _) in read.items()}
     masks = {name: mask for name, (_, mask) in read.items()}
-    return Batch(features, masks, target, ids, extras)
+    return Batch(features, masks, target, part.ids, extras)
 
 
 # ---------------------------------------------------------------- files
@@ -552,7 +569,7 @@ class _Reading:
 
 
 def _read(path: Path, tree: Any, dataset: _Dataset, *, encoded: bool = False, aligned: bool = False) -> _Reading:
-    reading = _Reading()
+    reading, parts = _Reading(), []
     if type(tree) is not dict:
         reading.defects.append(f"{path}: wanted a dict with train, valid and test, got {type(tree).__name__}")
         return reading
@@ -564,27 +581,27 @@ def _read(path: Path, tree: Any, dataset: _Dataset, *, encoded: bool = False, al
             reading.defects.append(f"{path}: split {split!r}: wanted a dict of arrays, got {got}")
             continue
         part = _Part(path, split, content, dataset, notes=reading.notes)
+        parts.append(part)
         batch = _batch(part, encoded, aligned)
         reading.defects += part.defects
         if batch is not None:
             reading.batches[split] = batch
-    reading.defects += _disagreements(path, reading.batches)
+    reading.defects += _disagreements(parts)
     return reading
 
 
-def _disagreements(path: Path, batches: Mapping[str, Batch]) -> list[str]:
+def _disagreements(parts: Sequence[_Part]) -> list[str]:
     """Defects that show only between splits: other widths than in the first one, samples that two splits share."""
     defects, owner, widths = [], {}, {}
-    for split, batch in batches.items():
-        for name, values in batch.features.items():
-            width = widths.setdefault(name, values.shape[2:])
-            if values.shape[2:] != width:
-                found = f"wanted the width {width[0]} of the first split, got {values.shape[2]}"
-                defects.append(f"{path}: split {split!r}, key {name!r}: {found}")
-        shared = [name for name in batch.ids if owner.setdefault(name, split) != split]
+    for part in parts:
+        for name, own in part.widths.items():
+            width = widths.setdefault(name, own)
+            if own != width:
+                defects.append(str(part.defect(name, f"the width {width[0]} of the first split", own[0])))
+        shared = [name for name in part.ids if owner.setdefault(name, part.split) != part.split]
         if shared:
-            found = f"wanted names of its own, got {len(shared)} that {owner[shared[0]]!r} has too, as {shared[0]!r}"
-            defects.append(f"{path}: split {split!r}, key 'id': {found}")
+            found = f"{len(shared)} that {owner[shared[0]]!r} has too, as {shared[0]!r}"
+            defects.append(str(part.defect("id", "names of its own", found)))
     return defects
 
 
@@ -626,6 +643,8 @@ def load_mmsa(
     if reading.defects:
         more = f" ({len(reading.defects) - 1} more: check({str(path)!r}) lists them)" if reading.defects[1:] else ""
         raise DataError(reading.defects[0] + more)
+    for note in reading.notes:
+        _log.warning(note)
     splits = Splits(
         **_with_common_targets(reading),
         name=dataset if aligned else f"{dataset}/unaligned",
@@ -661,8 +680,20 @@ def _with_common_targets(reading: _Reading) -> dict[str, Batch]:
     return reading.batches
 
 
+class Findings(NamedTuple):
+    """What is wrong with a file, one line each: what no reading gets past, and what is repaired when it is read."""
+
+    defects: list[str]
+    repairs: list[str]
+
+
 def check(path: str | Path, dataset: str | None = None) -> list[str]:
-    """Every defect of a file, one line each; none if :func:`load_mmsa` can load it without an encoder.
+    """The defects that :func:`examine` finds; none if :func:`load_mmsa` can load the file without an encoder."""
+    return examine(path, dataset).defects
+
+
+def examine(path: str | Path, dataset: str | None = None) -> Findings:
+    """Every defect and every repair of a file, at once.
 
     Args:
         path: a pickle in the layout of this module.
@@ -677,10 +708,11 @@ def check(path: str | Path, dataset: str | None = None) -> list[str]:
     try:
         tree = read_pickle(path)
     except DataError as error:
-        return [str(error)]
+        return Findings([str(error)], [])
     source = _DATASETS[dataset or _guess(path, tree)]
     words = source.has_both_forms and f"/{path.as_posix()}".endswith(tuple(f"/{name}" for name in source.aligned))
-    return _read(path, tree, source, aligned=words).defects
+    reading = _read(path, tree, source, aligned=words)
+    return Findings(reading.defects, reading.notes)
 
 
 def _guess(path: Path, tree: Any) -> str:

@@ -291,13 +291,22 @@ def _unseen_splits(videos: pd.Series, fold: int | None) -> np.ndarray:
     return np.array([split[video] for video in videos])
 
 
-def _checked_modalities(protocol: str, fold: int | None, modalities: Sequence[str] | None) -> list[str]:
-    if protocol not in ALLOWED:
-        raise ValueError(f"protocol: wanted one of {', '.join(map(repr, ALLOWED))}, got {protocol!r}")
+def check_fold(protocol: str, fold: int | None) -> None:
+    """Whether the protocol has such a fold.
+
+    Raises:
+        ValueError: where it has not.
+    """
     if fold is not None and protocol != "unseen":
         raise ValueError(f"fold: wanted None, as the protocol {protocol!r} has one split only, got {fold!r}")
     if fold is not None and fold not in range(FOLDS):
         raise ValueError(f"fold: wanted None or a number from 0 to {FOLDS - 1}, got {fold!r}")
+
+
+def _checked_modalities(protocol: str, fold: int | None, modalities: Sequence[str] | None) -> list[str]:
+    if protocol not in ALLOWED:
+        raise ValueError(f"protocol: wanted one of {', '.join(map(repr, ALLOWED))}, got {protocol!r}")
+    check_fold(protocol, fold)
     names = list(ALLOWED[protocol] if modalities is None else dict.fromkeys(modalities))
     if not names or not set(names) <= set(ALLOWED[protocol]):
         raise ValueError(f"modalities: wanted some of {ALLOWED[protocol]} for protocol {protocol!r}, got {names}")
@@ -309,7 +318,7 @@ def _read(folder: Path) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
     if missing := [path.name for path in paths if not path.is_file()]:
         command = f"python -m decalign_core data mosi-public --source FOLDER_OF_BOTH_CLONES --out {folder.parent}"
         raise DataError(f"{folder}: wanted the converted data, got no {missing[0]}; convert with: {command}")
-    table = pd.read_csv(paths[0], keep_default_na=False, dtype={"id": str, "video": str, "transcript": str})
+    table = _read_table(paths[0])
     try:
         with np.load(paths[1], allow_pickle=False) as file:
             arrays = {name: file[name] for name in ARRAYS.values()}
@@ -318,7 +327,35 @@ def _read(folder: Path) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
     for name, values in arrays.items():
         if len(values) != len(table):
             raise DataError(f"{paths[1]}: wanted {len(table)} rows of {name}, as in utterances.csv, got {len(values)}")
+        if values.ndim != 2 or values.dtype.kind not in "iuf":
+            got = f"shape {values.shape} of dtype {values.dtype}"
+            raise DataError(f"{paths[1]}: wanted numbers (N, D) as {name}, got {got}")
+        if broken := np.count_nonzero(~np.isfinite(values)):
+            raise DataError(f"{paths[1]}: wanted finite numbers as {name}, got {broken} that are NaN or infinite")
     return table, arrays
+
+
+_COLUMNS = ("id", "video", "transcript", "score", "split", "seen")
+
+
+def _read_table(path: Path) -> pd.DataFrame:
+    try:
+        table = pd.read_csv(path, keep_default_na=False, dtype={"id": str, "video": str, "transcript": str})
+    except ValueError as error:  # pandas' own errors of parsing, and what is not UTF-8
+        raise DataError(f"{path}: wanted a CSV with the columns {', '.join(_COLUMNS)}, got {error}") from None
+    if missing := [name for name in _COLUMNS if name not in table]:
+        raise DataError(f"{path}: wanted the columns {', '.join(_COLUMNS)}, got none named {', '.join(missing)}")
+    wrong = {
+        "score": ("numbers in [-3, 3]", ~pd.to_numeric(table["score"], errors="coerce").between(-3, 3)),
+        "split": (f"one of {', '.join(SPLITS)}", ~table["split"].isin(SPLITS)),
+        "seen": ("True or False", ~table["seen"].isin([True, False])),
+        "id": ("each name once", table["id"].duplicated()),
+    }
+    for name, (wanted, rows) in wrong.items():
+        if rows.any():
+            row = int(rows.to_numpy().argmax())
+            raise DataError(f"{path}: column {name!r}: wanted {wanted}, got {table[name][row]!r} in row {row}")
+    return table
 
 
 def _batches(table: pd.DataFrame, pairs: Mapping[str, tuple[Tensor, Tensor]], split: np.ndarray) -> dict[str, Batch]:

@@ -10,6 +10,7 @@ modality alone: it is the same for every model, seed of training and fold, and w
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -19,6 +20,8 @@ from torch import Tensor
 
 from decalign_core.types import Batch, Splits
 
+_log = logging.getLogger(__name__)
+
 
 def standardised(
     splits: Splits,
@@ -26,6 +29,8 @@ def standardised(
     clip_percentiles: tuple[float, float] | None = None,
 ) -> Splits:
     """Features with zero mean and unit variance over the valid training frames; padded frames become 0.
+
+    Columns that are constant there become 0, which is counted in ``Splits.notes`` and logged as a warning.
 
     Args:
         splits: the data set; modalities that hold token ids are left as they are.
@@ -42,7 +47,17 @@ def standardised(
             raise ValueError(f"standardise: wanted modalities among {floats}, got {name!r}")
     frames = {name: splits.train.features[name][splits.train.masks[name]] for name in names}
     maps = {name: _Standardiser(frames[name], clip_percentiles) for name in names if len(frames[name])}
-    return replace(splits, **{split: _apply(batch, maps) for split, batch in splits.items()})
+    constant = {name: int((fitted.scale == 0).sum()) for name, fitted in maps.items()}
+    told = [
+        f"standardise: {count} of {splits.train.features[name].shape[-1]} columns of {name!r} became 0, constant in"
+        " every valid training frame."
+        for name, count in constant.items()
+        if count
+    ]
+    for note in told:
+        _log.warning(note)
+    changed = {split: _apply(batch, maps) for split, batch in splits.items()}
+    return replace(splits, **changed, notes=(*splits.notes, *told))
 
 
 class _Standardiser:

@@ -95,7 +95,10 @@ def processes() -> Iterator[Group]:
     Raises:
         ValueError: where the environment of ``torchrun`` is incomplete.
     """
-    size = int(os.environ.get("WORLD_SIZE", 1))
+    size = os.environ.get("WORLD_SIZE", "1")
+    if not size.isdecimal():
+        raise ValueError(f"WORLD_SIZE: wanted a number of processes, got {size!r}")
+    size = int(size)
     if size == 1 or dist.is_initialized():
         yield Group(dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else Group()
         return

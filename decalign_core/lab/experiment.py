@@ -9,8 +9,9 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from typing import Any, Literal
 
@@ -109,8 +110,10 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         positive = ("epochs", "batch_size", "learning_rate", "encoder_learning_rate", "patience", "threads")
         for name in (*positive, "selection_window"):
-            if not getattr(self, name) > 0:
+            if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"training.{name}: wanted a positive number, got {getattr(self, name)}")
+        if self.threads > _MOST_THREADS:
+            raise ValueError(f"training.threads: wanted at most {_MOST_THREADS}, got {self.threads}")
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
                 raise ValueError(f"training.{name}: wanted one of {', '.join(choices)}, got {getattr(self, name)!r}")
@@ -118,7 +121,7 @@ class TrainingConfig:
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"training.{name}: wanted a number in [0, 1), got {getattr(self, name)}")
         for name in ("weight_decay", "clip", "plateau_patience", "seed"):
-            if getattr(self, name) < 0:
+            if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"training.{name}: wanted no negative number, got {getattr(self, name)}")
 
 
@@ -127,6 +130,7 @@ _CHOICES = {
     "schedule": ("cosine", "plateau", "constant"),
     "precision": ("auto", "float32", "bf16"),
 }
+_MOST_THREADS = 1024  # Danger: with many more, PyTorch ends the process
 METHODS = ("decalign", *PEERS, *CONTROLS)
 _FROM_DATA = ("modalities", "outputs")  # of a peer's settings
 
@@ -214,8 +218,7 @@ def _typed(base: Any, name: str, changes: Mapping[str, Any]) -> Any:
     known = [key if name == "experiment" else f"{name}.{key}" for key in _flat(asdict(base))]
     for key in changes:
         if key not in known:
-            close = difflib.get_close_matches(key, known, n=1) or difflib.get_close_matches(key, known, n=1, cutoff=0.3)
-            raise ValueError(f"{key}: no such setting" + (f", did you mean {close[0]}?" if close else ""))
+            raise ValueError(f"{key}: no such setting" + _hint(key, known))
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument(f"--{name}", type=type(base), default=base)
     prefix = "--experiment." if name == "experiment" else "--"
@@ -226,14 +229,27 @@ def _typed(base: Any, name: str, changes: Mapping[str, Any]) -> Any:
         raise ValueError(_one_line(error, changes)) from None
 
 
+def _hint(key: str, known: Sequence[str]) -> str:
+    same = [name for name in known if name.rpartition(".")[2] == key]
+    near = same or difflib.get_close_matches(key, known, n=1) or difflib.get_close_matches(key, known, n=1, cutoff=0.3)
+    return f", did you mean {' or '.join(near)}?" if near else ""
+
+
 def _one_line(error: Exception, changes: Mapping[str, Any]) -> str:
     text = " ".join(str(error).split())
     spelled = {key: key if key.startswith("peer.") else f"experiment.{key}" for key in changes}
     key = next((key for key in sorted(changes, key=len, reverse=True) if spelled[key] in text), "configuration")
     kinds = dict.fromkeys(re.findall(r"Expected an? (.+?)(?:\. Got|\.? Given| - |$)", text))
-    plain = [kind.replace("<class '", "").replace("'>", "").replace("typing.", "") for kind in kinds]
+    plain = [_plainly(kind.replace("<class '", "").replace("'>", "").replace("typing.", "")) for kind in kinds]
     got = f", got {changes[key]!r}" if key in changes else ""
     return f"{key}: wanted {' or '.join(plain) or text}{got}"
+
+
+def _plainly(kind: str) -> str:
+    choices = re.fullmatch(r"Literal\[(.*)\]", kind)
+    if choices:
+        return f"one of {choices[1].replace(chr(39), '')}"
+    return kind.replace("collections.abc.Mapping", "a mapping")
 
 
 def _spelled(value: Any) -> str:

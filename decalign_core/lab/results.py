@@ -106,25 +106,36 @@ def collect(paths: Iterable[str | Path]) -> pd.DataFrame:
     Raises:
         ValueError: for a path that is not there, and where nothing was found.
     """
+    paths = list(paths)
     frames = [_read(Path(path)) for path in paths]
     frames = [frame for frame in frames if len(frame)]
     if not frames:
-        raise ValueError("records: wanted at least one record.json or CSV row, got none")
+        where = ", ".join(map(str, paths)) or "no path"
+        raise ValueError(f"{where}: wanted at least one record.json or row of a CSV of runs, got none")
     return pd.concat(frames, ignore_index=True)
 
 
 def _read(path: Path) -> pd.DataFrame:
     if path.is_dir():
         rows = [RunRecord.load(found).row() for found in sorted(path.rglob("record.json"))]
-        tables = [pd.read_csv(found) for found in sorted(path.rglob("*.csv")) if _is_table(found)]
+        tables = [_read_runs(found) for found in sorted(path.rglob("*.csv")) if _is_table(found)]
         return pd.concat([pd.DataFrame(rows), *tables], ignore_index=True)
     if path.suffix == ".json":
         return pd.DataFrame([RunRecord.load(path).row()])
     if not path.is_file():
-        raise ValueError(f"{path}: no such folder or file")
+        raise ValueError(f"{path}: wanted a folder or a file, got none")
     if not _is_table(path):
-        raise ValueError(f"{path}: wanted a CSV with the columns {', '.join(COLUMNS)}")
-    return pd.read_csv(path)
+        raise ValueError(f"{path}: wanted a CSV with the columns {', '.join(COLUMNS)}, got another file")
+    return _read_runs(path)
+
+
+def _read_runs(path: Path) -> pd.DataFrame:
+    table = pd.read_csv(path)
+    for name in ("fold", "seed", *_metric_columns(table)):
+        strange = table[name][pd.to_numeric(table[name], errors="coerce").isna() & table[name].notna()]
+        if len(strange):
+            raise ValueError(f"{path}: column {name!r}: wanted numbers, got {strange.iloc[0]!r}")
+    return table
 
 
 def _is_table(path: Path) -> bool:
@@ -232,11 +243,12 @@ def published(name: str, folder: str | Path | None = None) -> pd.DataFrame:
         ValueError: for a name that no published file begins with.
     """
     files = sorted(Path(folder or PUBLISHED).glob("*.csv"))
-    found = [path for path in files if path.stem == name or path.stem.split("_")[0] == name]
-    if not found:
-        known = ", ".join(path.stem.split("_")[0] for path in files) or "none here"
-        raise ValueError(f"published table: wanted one of {known}, got {name!r}")
-    return pd.read_csv(found[0])
+    first = [path.stem.split("_")[0] for path in files]
+    known = {path.stem if first.count(short) > 1 else short: path for path, short in zip(files, first, strict=True)}
+    found = known | {path.stem: path for path in files}
+    if name not in found:
+        raise ValueError(f"published table: wanted one of {', '.join(known) or 'none here'}, got {name!r}")
+    return pd.read_csv(found[name])
 
 
 def environment(device: torch.device) -> dict[str, Any]:

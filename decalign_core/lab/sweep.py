@@ -15,7 +15,7 @@ import multiprocessing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -25,6 +25,7 @@ import pandas as pd
 from filelock import FileLock
 from tqdm.auto import tqdm
 
+from decalign_core.data import check_setting
 from decalign_core.files import write_table
 from decalign_core.lab.comparison import comparison
 from decalign_core.lab.controls import CONTROLS
@@ -134,7 +135,10 @@ def cells(
         ValueError: for names and values that no configuration takes.
     """
     found: dict[str, Cell] = {}
+    if notebook and not Path(notebook).is_file():
+        raise ValueError(f"notebook: wanted a file, got {notebook}")
     for fold in folds:
+        check_setting(dataset, protocol, fold)
         for row in sorted(rows, key=lambda row: "data.modalities" in row.settings):
             base = preset(preset_name, dataset, protocol, text_encoder, row.method, fine_tune)
             named = VARIANTS.get(row.variant, {}) | {"variant": row.variant}
@@ -165,11 +169,14 @@ def sweep(
     """
     if jobs < 1:
         raise ValueError(f"jobs: wanted at least 1, got {jobs}")
+    if Path(out).exists() and not Path(out).is_dir():
+        raise ValueError(f"out: wanted a folder, got the file {out}")
     Path(out).mkdir(parents=True, exist_ok=True)
     done = {cell.folder: outcome for cell in wanted if (outcome := _finished(cell))}
     waiting = [cell for cell in wanted if cell.folder not in done]
-    with tqdm(total=len(wanted), initial=len(done), disable=not progress, unit="run") as bar:
-        for outcome in _outcomes(waiting, jobs, scheduler):
+    connected = _dask(scheduler) if scheduler and waiting else nullcontext()
+    with connected as cluster, tqdm(total=len(wanted), initial=len(done), disable=not progress, unit="run") as bar:
+        for outcome in _outcomes(waiting, jobs, cluster):
             done[outcome.cell.folder] = outcome
             bar.set_postfix_str(outcome.cell.name)
             bar.update()
@@ -197,12 +204,11 @@ def _recorded(cell: Cell) -> Outcome | None:
     return Outcome(cell, record) if record and record.config_hash == cell.config.hash() else None
 
 
-def _outcomes(waiting: list[Cell], jobs: int, scheduler: str) -> Iterator[Outcome]:
+def _outcomes(waiting: list[Cell], jobs: int, cluster: Executor | None) -> Iterator[Outcome]:
     if not waiting:
         return
-    if scheduler:
-        with _dask(scheduler) as executor:
-            yield from _collected(executor, waiting)
+    if cluster:
+        yield from _collected(cluster, waiting)
     elif jobs == 1:
         yield from map(run_cell, waiting)
     else:
@@ -307,6 +313,8 @@ def _splits(data: DataConfig) -> Splits:
 
 
 def _line(error: Exception) -> str:
+    if hasattr(error, "ename"):  # papermill's: what was raised in the notebook, without the cell and its traceback
+        return " ".join(f"{error.ename}: {error.evalue}".split())[:500]
     return " ".join(f"{type(error).__name__}: {error}".split())[:500]
 
 

@@ -88,7 +88,7 @@ def _train(
     splits = splits or load_splits(config)
     device = _device(config.training.device)
     with _reproducible(config.training):
-        fitted = _fit(config, splits, device, folder, progress and group.leads, group)
+        fitted = _fit(config, splits, device, folder, resume, progress and group.leads, group)
         predictions = {
             split: fitted.predict(batch) for split, batch in (("valid", splits.valid), ("test", splits.test))
         }
@@ -145,12 +145,25 @@ class Fitted:
 
 
 def _fit(
-    config: ExperimentConfig, splits: Splits, device: torch.device, folder: Path | None, progress: bool, group: Group
+    config: ExperimentConfig,
+    splits: Splits,
+    device: torch.device,
+    folder: Path | None,
+    resume: bool,
+    progress: bool,
+    group: Group,
 ) -> Fitted:
+    started = time.perf_counter()
     if config.method in CONTROLS:
-        started = time.perf_counter()
-        return Fitted(fit_control(config.method, splits), started)
-    trainer = Trainer(config, splits, device, group)
+        fitted = Fitted(fit_control(config.method, splits), started)
+    else:
+        trainer = Trainer(config, splits, device, group)
+    # only now: a setting that does not fit the data leaves the folder as it was
+    if folder is not None and group.leads:
+        _claim(folder, config, resume)
+    group.wait()
+    if config.method in CONTROLS:
+        return fitted
     if folder is not None:
         trainer.resume(folder)
     bar = tqdm(total=config.training.epochs, initial=trainer.epoch, disable=not progress, unit="epoch", leave=False)
@@ -338,8 +351,16 @@ class Trainer:
 
 
 def build_model(config: ExperimentConfig, splits: Splits) -> nn.Module:
-    """The network of an experiment, its modalities and outputs taken from the data where the configuration has none."""
-    return _build(config, config.model.modalities or splits.modalities, splits.outputs)
+    """The network of an experiment, its modalities and outputs taken from the data where the configuration has none.
+
+    Raises:
+        ValueError: where the configuration has others than the data.
+    """
+    given, there = config.model.modalities or splits.modalities, splits.modalities
+    widths = [{name: what for name, what in all_.items() if isinstance(what, int)} for all_ in (given, there)]
+    if given.keys() != there.keys() or widths[0] != widths[1]:
+        raise ValueError(f"model.modalities: wanted those of the data, {there}, got {dict(given)}")
+    return _build(config, given, splits.outputs)
 
 
 def _build(config: ExperimentConfig, modalities: Mapping[str, int | TextEncoder], outputs: int) -> nn.Module:
@@ -400,9 +421,9 @@ def _device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
+        torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = str(error).strip().splitlines()[0][:120]
         raise ValueError(f"device: wanted 'auto', 'cpu' or one that is here, got {name!r} ({reason})") from None
     return device
 
@@ -428,8 +449,11 @@ def _reproducible(settings: TrainingConfig) -> Iterator[None]:
 # --- run folders -----------------------------------------------------------------------------------------------------
 
 
+_WRITTEN = ("record.json", "last.pt", "best.pt", "history.csv", "predictions.csv")
+
+
 def _prepare(folder: Path, config: ExperimentConfig, resume: bool) -> RunRecord | None:
-    """The finished record that the folder holds, or None after making the folder ready for this configuration."""
+    """The finished record that the folder holds, None where it is free for this configuration; nothing is written."""
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"run_dir: wanted a folder, got the file {folder}")
     held = folder / "config.json"
@@ -440,11 +464,19 @@ def _prepare(folder: Path, config: ExperimentConfig, resume: bool) -> RunRecord 
             raise ValueError(f"run_dir: {folder} holds configuration {found}, wanted {config.hash()}; {hint}")
         if (folder / "record.json").is_file():
             return RunRecord.load(folder / "record.json")
-    else:
-        for name in ("record.json", "last.pt", "best.pt", "history.csv", "predictions.csv"):
+    elif resume and (strange := [name for name in _WRITTEN if (folder / name).exists()]):
+        hint = "take another folder, or start over (--no-resume)"
+        raise ValueError(f"run_dir: wanted a new folder or a run's, got {folder} with {strange[0]} in it; {hint}")
+    return None
+
+
+def _claim(folder: Path, config: ExperimentConfig, resume: bool) -> None:
+    """Make the folder this configuration's."""
+    held = folder / "config.json"
+    if not (resume and held.is_file()):
+        for name in _WRITTEN:
             (folder / name).unlink(missing_ok=True)
     write_string(held, json.dumps(config.to_dict(), indent=2) + "\n")
-    return None
 
 
 def _check_data(folder: Path, data_hash: str, splits: Splits | None) -> None:

@@ -10,6 +10,7 @@ import torch
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture as SklearnMixture
 
+from decalign_core.alignment import mixture as mixture_module
 from decalign_core.alignment.mixture import GaussianMixture, e_step, fit, m_step
 
 TINY = 1e-12
@@ -419,3 +420,59 @@ def test_identical_samples_give_floor_and_finite_gradient(covariance):
     torch.testing.assert_close(got.covariances, expected if covariance == "diag" else torch.diag_embed(expected))
     sum(part.square().sum() for part in parts(got)).backward()
     assert torch.isfinite(x.grad).all()
+
+
+def in_steps(x, start, steps, floor):
+    """What :func:`fit` promises: an M step of an E step, again and again, differentiated operator by operator."""
+    for _ in range(steps):
+        start = m_step(x, e_step(start, x), floor=floor)
+    return start.weights, start.means, start.covariances
+
+
+@pytest.mark.parametrize(
+    ("samples", "width", "components", "scale"), [(32, 64, 7, 1.0), (9, 3, 4, 1e3), (64, 5, 2, 1e-2)]
+)
+def test_the_hand_written_steps_are_the_plain_ones_and_so_is_their_gradient(samples, width, components, scale):
+    generator = torch.Generator().manual_seed(samples)
+    x = 5 * scale + scale * torch.randn(3, samples, width, generator=generator)
+    floor = 1e-4 * scale**2
+    got_x, wanted_x = x.clone().requires_grad_(), x.double().requires_grad_()
+    got = parts(fit(got_x, components, floor=floor))
+    wanted = in_steps(wanted_x, fit(wanted_x, components, steps=0, floor=floor), 5, floor)
+    assert [part.dtype for part in got] == [torch.float32] * 3
+    units = (1, scale, scale**2)
+    for mine, plain, unit in zip(got, wanted, units, strict=True):
+        torch.testing.assert_close(mine.double() / unit, plain / unit, rtol=1e-4, atol=1e-5)
+    directions = [torch.randn(part.shape, generator=generator) / unit for part, unit in zip(got, units, strict=True)]
+    for found in (got, wanted):
+        sum((part * direction).sum() for part, direction in zip(found, directions, strict=True)).backward()
+    torch.testing.assert_close(got_x.grad.double() * scale, wanted_x.grad * scale, rtol=1e-3, atol=2e-4)
+
+
+def test_the_hand_written_gradient_is_that_of_finite_differences(monkeypatch):
+    monkeypatch.setattr(mixture_module, "_is_fast", lambda x: True)
+    generator = torch.Generator().manual_seed(3)
+    x = torch.randn(2, 10, 3, dtype=torch.float64, generator=generator).requires_grad_()
+    start = parts(fit(x.detach(), 3, steps=1))
+    given = [part.clone().requires_grad_() for part in start]
+    assert torch.autograd.gradcheck(lambda x: parts(fit(x, 3, steps=4)), x)
+    assert torch.autograd.gradcheck(
+        lambda x, *init: parts(fit(x, 3, steps=2, init=GaussianMixture(*init))), (x, *given)
+    )
+
+
+@pytest.mark.parametrize("floor", [0.0, 1e-4])
+def test_the_hand_written_steps_keep_empty_components_empty(floor):
+    x = torch.tensor([[0.0, 1.0], [0.1, 1.2], [0.2, 0.9]], requires_grad=True)
+    start = GaussianMixture(torch.tensor([0.5, 0.5]), torch.tensor([[0.1, 1.0], [1e4, 1e4]]), torch.ones(2, 2))
+    got = parts(fit(x, 2, steps=1, init=start, floor=floor))
+    for mine, plain in zip(got, in_steps(x, start, 1, floor), strict=True):
+        torch.testing.assert_close(mine, plain)
+    sum(part.sum() for part in got).backward()
+    assert got[0][1] == 0 and torch.isfinite(x.grad).all()
+
+
+def test_what_is_not_finite_passes_through_without_a_warning():
+    x = torch.randn(8, 3)
+    x[2, 1] = torch.nan
+    assert torch.isnan(fit(x.requires_grad_(), 2).means).any()

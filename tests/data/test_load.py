@@ -86,41 +86,6 @@ def test_standardising_what_was_not_kept_is_no_fault():
     ]
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"name": "mosy"}, r"^dataset: wanted one of synthetic, .* got 'mosy'$"),
-        ({"name": ""}, r"^dataset: wanted .* got ''$"),
-        (
-            {"name": "synthetic", "protocol": "unseen"},
-            r"^protocol: wanted one of regression, classification, got 'unseen'$",
-        ),
-        ({"name": "mosi", "protocol": "unseen"}, r"^protocol: wanted none for mosi, got 'unseen'$"),
-        ({"name": "synthetic", "fold": 0}, r"^fold: wanted none for synthetic, got 0$"),
-        ({"name": "synthetic", "text_encoder": "bert"}, r"^text_encoder: wanted none for synthetic"),
-        (
-            {"name": "synthetic", "modalities": ["smell"]},
-            r"^modalities: wanted some of text, audio, vision, got smell$",
-        ),
-        ({"name": "synthetic", "standardise": ["smell"]}, r"^standardise: wanted .*text.* got '?smell"),
-        (
-            {"name": "synthetic", "standardise": ["text"], "clip_percentiles": [5.0]},
-            r"^clip_percentiles: wanted .* got",
-        ),
-        (
-            {"name": "synthetic", "standardise": ["text"], "clip_percentiles": [5.0, 101.0]},
-            r"^clip_percentiles: wanted .* got",
-        ),
-        ({"name": "synthetic", "missing": 1.5}, r"^missing: wanted a chance in \[0, 1\], got 1.5$"),
-        ({"name": "synthetic", "missing": float("nan")}, r"^missing: wanted a chance in \[0, 1\], got nan$"),
-    ],
-)
-def test_wrong_options_are_named(options, message):
-    with pytest.raises(ValueError, match=message) as caught:
-        load(**options)
-    assert "\n" not in str(caught.value)
-
-
 @pytest.mark.parametrize("name", ["mosi", "mosei", "sims", "iemocap", "mosi_public"])
 def test_missing_files_are_one_line(name, tmp_path):
     with pytest.raises(DataError) as caught:

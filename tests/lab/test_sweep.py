@@ -65,7 +65,7 @@ def test_one_cell_a_configuration(tmp_path):
     names = {(cell.config.method, cell.config.variant) for cell in both}
     assert {name for method, name in names if method == "decalign"} == set(VARIANTS)
     assert sum(cell.config.method == "ridge" for cell in both) == 2, "a control has no seed"
-    assert len(small(TWO, tmp_path, folds=(None, 0, 1))) == 2 * 2 * 3
+    assert len(small(TWO, tmp_path, folds=(None, 0, 1), dataset="mosi_public")) == 2 * 2 * 3
     assert len(SEEDS) == 5
 
 
@@ -202,28 +202,6 @@ def test_a_dry_run_says_what_is_open(tmp_path, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 10 and all(line.startswith("open") for line in lines)
     assert not (tmp_path / "new").exists()
-
-
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        (["sweep", "table9"], "table9"),
-        (["sweep", "table3", "--jobs", "0"], "jobs: wanted at least 1, got 0"),
-        (["sweep", "table3", "--folds", "one"], "--folds: invalid"),
-        (
-            ["sweep", "table3", "--scheduler", "tcp://127.0.0.1:1"],
-            "scheduler: wanted the address of one that is running",
-        ),
-    ],
-)
-def test_wrong_arguments_end_in_one_line(arguments, said, tmp_path, capsys, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    try:
-        code = main(arguments)
-    except SystemExit as stop:
-        code = stop.code
-    error = capsys.readouterr().err.strip()
-    assert code == 2 and said in error and "Traceback" not in error
 
 
 # --- through a chapter's notebook ---
