@@ -1,4 +1,8 @@
-"""One thread a test process, and no network: what a test needs it makes."""
+"""One thread a test process, and no network: what a test needs it makes.
+
+Properties (hypothesis) take the same few examples each time; ``pytest tests/stress --hypothesis-profile=thorough``
+looks for new ones.
+"""
 
 import os
 
@@ -8,8 +12,13 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import pytest
 import torch
+from hypothesis import settings
 
 torch.set_num_threads(1)
+
+settings.register_profile("steady", max_examples=25, derandomize=True, deadline=None, database=None)
+settings.register_profile("thorough", max_examples=1000, deadline=None, database=None, print_blob=True)
+settings.load_profile("steady")
 
 
 @pytest.fixture(autouse=True)

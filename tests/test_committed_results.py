@@ -9,6 +9,7 @@ import pytest
 from benchmarks.__main__ import CASES
 from decalign_core.lab.controls import CONTROLS
 from decalign_core.lab.results import COLUMNS, RESULTS, committed, inventory, summary
+from decalign_core.lab.sweep import MISSING
 from decalign_core.peers import PEERS
 
 FILES = sorted(path for path in RESULTS.glob("*.csv") if set(COLUMNS) <= set(pd.read_csv(path, nrows=0).columns))
@@ -17,6 +18,7 @@ KEYS = ["dataset", "model", "variant"]
 DATASETS = {"synthetic"} | {
     f"mosi_public/{name}" for name in ("unseen", "standard-hashed", "standard-frozen", "standard-finetuned")
 }
+DATASETS |= {f"mosi_public/unseen-missing-{chance:g}" for chance in MISSING}
 MODELS = {"decalign", *PEERS, *CONTROLS}
 
 

@@ -59,10 +59,12 @@ def moments(z: Tensor) -> Moments:
     mean = z.mean(-2)
     centred = z - mean.unsqueeze(-2)
     covariance = centred.mT @ centred / max(n - 1, 1)
-    squared = centred.square()
     varies = z.amax(-2) > z.amin(-2)  # the variance of equal numbers is that of their mean's rounding, not 0
+    # skewness has no unit: divided by the largest entry first, so that no scale under- or overflows when cubed
+    scaled = centred / torch.where(varies, centred.detach().abs().amax(-2), 1).unsqueeze(-2)
+    squared = scaled.square()
     cubed = torch.where(varies, squared.mean(-2), 1).pow(1.5)
-    skewness = torch.where(varies, (squared * centred).mean(-2) / cubed, 0)
+    skewness = torch.where(varies, (squared * scaled).mean(-2) / cubed, 0)
     return Moments(mean, covariance, skewness)
 
 

@@ -122,15 +122,18 @@ class _RaisedEigenvalues(torch.autograd.Function):
     """Symmetric matrices with their eigenvalues raised to ``floor``, and the exact derivative of that.
 
     For F(S) = U f(w) U' the derivative is U (L * (U' dS U)) U' with L_ij = (f(w_i) - f(w_j)) / (w_i - w_j), f'(w_i) at
-    repeated eigenvalues: for f = max(., floor) finite everywhere, unlike the derivative of the eigenvectors.
+    repeated eigenvalues: for f = max(., floor) finite everywhere, unlike the derivative of the eigenvectors. A floor
+    that is lost in the rounding of the largest eigenvalue is taken as that rounding, without gradient.
     """
 
     @staticmethod
     def forward(ctx: torch.autograd.function.FunctionCtx, matrices: Tensor, floor: float) -> Tensor:
         values, vectors = torch.linalg.eigh(matrices)
-        raised = values.clamp_min(floor)
+        # an eigenvalue that is rounding beside the largest may come out negative once the matrix is put together
+        least = (8 * values.shape[-1] * torch.finfo(values.dtype).eps * values[..., -1:]).clamp_min(floor)
+        raised = values.maximum(least)
         gap = values.unsqueeze(-1) - values.unsqueeze(-2)
-        slope = (values > floor).to(values.dtype).unsqueeze(-1).expand_as(gap)
+        slope = (values > least).to(values.dtype).unsqueeze(-1).expand_as(gap)
         quotient = (raised.unsqueeze(-1) - raised.unsqueeze(-2)) / torch.where(gap == 0, 1, gap)
         ctx.save_for_backward(vectors, torch.where(gap == 0, slope, quotient))
         return (vectors * raised.unsqueeze(-2)) @ vectors.mT

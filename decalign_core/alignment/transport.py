@@ -127,11 +127,12 @@ def sinkhorn(
     with torch.no_grad():
         scale = torch.as_tensor(epsilon, dtype=cost.dtype, device=cost.device)
         fixed = tuple(marginal.detach() for marginal in marginals)
-        log_kernel = -cost.detach() / scale
+        least = cost.detach().amin()  # what all tuples share is no part of the problem, but of the rounding
+        log_kernel = (least - cost.detach()) / scale
         scaling = tolerance is not None and cost.device.type == "cpu" and cost.dtype in (torch.float32, torch.float64)
         solve = _scaled_rounds if scaling else _log_rounds
         plan, scaled, rounds = solve(log_kernel, fixed, iterations, tolerance)
-        potentials = tuple(scale * potential for potential in scaled)
+        potentials = (least + scale * scaled[0], *(scale * potential for potential in scaled[1:]))
     return Transport(plan, potentials, scale, cost, fixed, rounds, 1e-6 if tolerance is None else tolerance)
 
 

@@ -15,12 +15,12 @@ import pandas as pd
 
 from decalign_core.data.mmsa import DataError, load_mmsa
 from decalign_core.data.mosi_public import check_fold, load_mosi_public
-from decalign_core.data.preparation import standardised
+from decalign_core.data.preparation import standardised, with_missing
 from decalign_core.data.synthetic import SyntheticConfig, generate
 from decalign_core.nn.text import TextEncoder
 from decalign_core.types import Batch, Splits
 
-__all__ = ["NAMES", "PROTOCOLS", "DataError", "check_setting", "describe", "load", "standardised"]
+__all__ = ["NAMES", "PROTOCOLS", "DataError", "check_setting", "describe", "load", "standardised", "with_missing"]
 
 PROTOCOLS: dict[str, tuple[str, ...]] = {
     "synthetic": ("regression", "classification"),
@@ -45,6 +45,7 @@ def load(
     fine_tune: bool = False,
     standardise: Sequence[str] | None = None,
     clip_percentiles: Sequence[float] = (),
+    missing: float = 0.0,
 ) -> Splits:
     """Read a data set.
 
@@ -59,6 +60,8 @@ def load(
         fine_tune: give token ids, so that the encoder is trained along, not its states.
         standardise: modalities to standardise on the training split; None takes what suits the data set.
         clip_percentiles: percentiles outside of which features are cut off before.
+        missing: chance with which each modality of a sample is hidden, in every split, before anything is fitted
+            (:func:`~decalign_core.data.preparation.with_missing`); the name of the data then says so.
 
     Raises:
         ValueError: for a name or option that is not there.
@@ -68,12 +71,14 @@ def load(
     if clip_percentiles and not (len(clip_percentiles) == 2 and 0 <= clip_percentiles[0] < clip_percentiles[1] <= 100):
         wanted = "two percentiles in [0, 100], the lower first"
         raise ValueError(f"clip_percentiles: wanted {wanted}, got {tuple(clip_percentiles)}")
+    if not 0 <= missing <= 1:
+        raise ValueError(f"missing: wanted a chance in [0, 1], got {missing}")
     if text_encoder and name == "synthetic":
         raise ValueError(f"text_encoder: wanted none for synthetic, which has no texts, got {text_encoder!r}")
     if fine_tune and not text_encoder:
         raise ValueError("fine_tune: wanted a text encoder beside it, got none")
     encoder = TextEncoder(text_encoder, fine_tune=fine_tune) if text_encoder else None
-    return _load(name, root, protocol, aligned, fold, modalities, encoder, standardise, clip_percentiles)
+    return _load(name, root, protocol, aligned, fold, modalities, encoder, standardise, clip_percentiles, missing)
 
 
 def check_setting(name: str, protocol: str | None = None, fold: int | None = None) -> None:
@@ -103,6 +108,7 @@ def _load(
     encoder: TextEncoder | None,
     standardise: Sequence[str] | None,
     clip_percentiles: Sequence[float],
+    missing: float,
 ) -> Splits:
     if name == "synthetic":
         splits = generate(SyntheticConfig(task=protocol or "regression"))
@@ -114,7 +120,7 @@ def _load(
         splits = load_mmsa(name, root, aligned=aligned, encoder=encoder)
         standardise = ("audio", "vision") if standardise is None else standardise
     unknown = set(standardise or ()) - set(splits.train.features) - set(splits.encoders)
-    kept = _kept(splits, modalities)
+    kept = _hidden(_kept(splits, modalities), missing)
     names = [modality for modality in standardise or () if modality in kept.train.features]
     if unknown and not modalities:
         wanted = ", ".join(splits.train.features)
@@ -134,6 +140,13 @@ def _kept(splits: Splits, modalities: Sequence[str]) -> Splits:
 
     encoders = {m: encoder for m, encoder in splits.encoders.items() if m in names}
     return replace(splits, **{split: kept(batch) for split, batch in splits.items()}, encoders=encoders)
+
+
+def _hidden(splits: Splits, missing: float) -> Splits:
+    if not missing:
+        return splits
+    hidden = {split: with_missing(batch, missing) for split, batch in splits.items()}
+    return replace(splits, **hidden, name=f"{splits.name}-missing-{missing:g}")
 
 
 def describe(splits: Splits) -> pd.DataFrame:

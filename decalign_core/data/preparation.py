@@ -2,10 +2,14 @@
 
 Statistics are fitted on the valid frames of the training split alone: frames of padding and of the other splits never
 enter them, so neither a longer padding nor another test set changes what the model is trained on.
+
+Modalities can be hidden, to ask what a model does where some are missing. What is hidden is drawn by sample and
+modality alone: it is the same for every model, seed of training and fold, and what a chance hides a greater one hides.
 """
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
@@ -102,3 +106,36 @@ def _apply(batch: Batch, maps: dict[str, _Standardiser], in_place: bool) -> Batc
         features[name] = values if in_place else torch.empty_like(values, dtype=torch.float32)
         standardise(values, batch.masks[name], features[name])
     return replace(batch, features=features)
+
+
+def with_missing(batch: Batch, chance: float, draw: int = 0) -> Batch:
+    """The same samples, each modality of each one hidden by chance: mask False, features 0.
+
+    A sample keeps at least one modality of those it has, so of M the share that is hidden is p - p^M / M on average.
+
+    Args:
+        batch: samples, whatever they lack already.
+        chance: p, in [0, 1].
+        draw: another one hides others.
+
+    Raises:
+        ValueError: for a chance outside of [0, 1].
+    """
+    if not 0 <= chance <= 1:
+        raise ValueError(f"missing: wanted a chance in [0, 1], got {chance}")
+    present = torch.stack([mask.any(dim=1) for mask in batch.masks.values()], dim=1)  # (B, M)
+    drawn = torch.tensor([[_uniform(draw, name, which) for name in batch.masks] for which in batch.ids])
+    drawn = drawn.to(present.device).view(present.shape).where(present, -1)
+    kept = (drawn >= chance) | (drawn == drawn.amax(dim=1, keepdim=True))
+    stays = dict(zip(batch.masks, kept.unbind(1), strict=True))
+    masks = {name: mask & stays[name].unsqueeze(1) for name, mask in batch.masks.items()}
+    features = {
+        name: values.where(stays[name].view(-1, *[1] * (values.ndim - 1)), 0) for name, values in batch.features.items()
+    }
+    return replace(batch, features=features, masks=masks, is_trimmed=False)
+
+
+def _uniform(draw: int, modality: str, sample: str) -> float:
+    """A number in [0, 1) that only these three decide."""
+    digest = hashlib.sha256(f"{draw}\n{modality}\n{sample}".encode()).digest()
+    return int.from_bytes(digest[:6], "big") / 2**48

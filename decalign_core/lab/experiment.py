@@ -39,6 +39,7 @@ class DataConfig:
         fine_tune: train the text encoder along; else its states are computed once.
         standardise: modalities to standardise on the training split; None takes what suits the data set.
         clip_percentiles: percentiles outside of which features are cut off before, none if empty.
+        missing: chance with which each modality of a sample is hidden, in every split; at least one stays.
     """
 
     dataset: str = "synthetic"
@@ -51,6 +52,11 @@ class DataConfig:
     fine_tune: bool = False
     standardise: tuple[str, ...] | None = None
     clip_percentiles: tuple[float, ...] = ()
+    missing: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.missing <= 1:
+            raise ValueError(f"data.missing: wanted a chance in [0, 1], got {self.missing}")
 
 
 @dataclass(frozen=True)
@@ -182,6 +188,8 @@ class ExperimentConfig:
             values.pop("peer")
         if not values["training"]["bucketed"]:  # runs from before it was there are the same runs
             values["training"].pop("bucketed")
+        if not values["data"]["missing"]:
+            values["data"].pop("missing")  # complete data have the hash that they had before it could be set
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -5,6 +5,7 @@ Both are counts and distances, so they can be kept and shown where the data they
 
 from __future__ import annotations
 
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -63,16 +64,19 @@ def confusion(predictions: pd.DataFrame) -> pd.DataFrame:
 def gaps(model: nn.Module, batch: Batch) -> pd.DataFrame:
     """The modality gap of a model's pooled parts on a batch, a row a part and pair of modalities.
 
-    Parts that a model does not have, or whose modalities differ in width, are left out.
+    Parts that a model does not have, or whose modalities differ in width, are left out, and so are pairs of modalities
+    that fewer than two samples have.
     """
     model.eval()
     pieces = [model(part.trimmed()) for part in _chunks(batch)]
-    tables = []
+    present, tables = _present(batch), []
+    shared = [pair for pair in combinations(present, 2) if int((present[pair[0]] & present[pair[1]]).sum()) > 1]
     for part in ("pooled_unique", "pooled_common", "latent"):
         names = getattr(pieces[0], part)
         points = {name: torch.cat([getattr(piece, part)[name] for piece in pieces]) for name in names}
         if len(points) > 1 and len({values.shape[1] for values in points.values()}) == 1:
-            tables.append(modality_gap(points, present=_present(batch)).table().assign(part=part))
+            of_pairs = ({name: points[name] for name in pair} for pair in shared)
+            tables += [modality_gap(pair, present=present).table().assign(part=part) for pair in of_pairs]
     columns = ["part", "pair", "centroid", "paired", "normalised", "consistency", "matching"]
     return pd.concat(tables, ignore_index=True)[columns] if tables else pd.DataFrame(columns=columns)
 

@@ -68,6 +68,8 @@ def _grid() -> list[Row]:
 _TABLE3 = ("full", "no_homo", "no_hete", "no_hete_keep_transformer", "no_hete_homo", "no_mfd")
 _TABLE4 = ("full", "no_mmd", "no_sem", "no_ct_transformer", "no_ct_contrastive", "no_proto_ot")
 COMPONENTS = (2, 4, 7, 10, 13, 16)
+MISSING = (0.1, 0.3, 0.5, 0.7, 0.9)  # on complete data the same rows are in table 1 and table 3
+_AGAINST_MISSING = (Row(), Row(variant="no_hete_homo"), Row("late"), Row("misa"))
 
 TABLES: dict[str, list[Row]] = {
     "headline": [*_rows("full", "no_hete_homo"), Row("early", "text", _TEXT)],
@@ -78,6 +80,7 @@ TABLES: dict[str, list[Row]] = {
     "figure7": _grid(),
     "prototypes": [Row("decalign", f"K={count}", {"objective.components": count}) for count in COMPONENTS],
     "precision": [Row("decalign", name, {"training.precision": name}) for name in ("float32", "bf16")],
+    "missing": [replace(row, settings={"data.missing": chance}) for chance in MISSING for row in _AGAINST_MISSING],
 }
 
 

@@ -154,6 +154,8 @@ OPTIONS = [
     pytest.param({"name": "synthetic", "clip_percentiles": [5.0]}, "clip_percentiles: wanted two", "(5.0,)", id="one"),
     pytest.param({"name": "synthetic", "clip_percentiles": [5, 101]}, "in [0, 100]", "(5, 101)", id="beyond 100"),
     pytest.param({"name": "synthetic", "clip_percentiles": [90, 10]}, "the lower first", "(90, 10)", id="reversed"),
+    pytest.param({"name": "synthetic", "missing": 1.5}, "missing: wanted a chance in [0, 1]", "1.5", id="missing > 1"),
+    pytest.param({"name": "synthetic", "missing": float("nan")}, "missing: wanted a chance", "nan", id="missing nan"),
 ]
 
 

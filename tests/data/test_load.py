@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from decalign_core.data import NAMES, PROTOCOLS, DataError, describe, load, preparation, standardised
+from decalign_core.data import NAMES, PROTOCOLS, DataError, describe, load, preparation, standardised, with_missing
 from decalign_core.data.synthetic import SyntheticConfig, generate
 from decalign_core.nn.text import TextEncoder
 from decalign_core.types import Batch, Splits
@@ -214,3 +214,60 @@ def test_a_modality_absent_from_training_is_left_alone():
 def test_unknown_modalities_are_named(name):
     with pytest.raises(ValueError, match=rf"^standardise: wanted modalities among \['low', 'high'\], got '{name}'$"):
         standardised(tiny(), [name])
+
+
+# --- with_missing ---
+
+
+def present(batch):
+    return torch.stack([mask.any(dim=1) for mask in batch.masks.values()], dim=1)
+
+
+def test_the_share_that_is_hidden_is_the_chance_less_what_must_stay(synthetic):
+    whole = present(synthetic.train)
+    for p in (0.1, 0.5, 0.9, 1.0):
+        left, m = present(with_missing(synthetic.train, p)), whole.shape[1]
+        assert left.any(dim=1).all() and not (left & ~whole).any()
+        share = 1 - float(left.sum() / whole.sum())
+        wanted = p - p**m / m
+        assert abs(share - wanted) <= 4 * (wanted * (1 - wanted) / whole.numel()) ** 0.5 + 1e-9, "four standard errors"
+
+
+def test_a_greater_chance_hides_more_and_what_a_smaller_one_hides(synthetic):
+    left = [present(with_missing(synthetic.train, p)) for p in (0, 0.1, 0.3, 0.6, 0.9)]
+    assert torch.equal(left[0], present(synthetic.train))
+    assert all(not (more & ~less).any() and more.sum() < less.sum() for less, more in zip(left, left[1:], strict=False))
+
+
+def test_what_is_hidden_follows_from_draw_sample_and_modality_alone(synthetic):
+    rows = torch.randperm(len(synthetic.train))
+    one, two = with_missing(synthetic.train, 0.5)[rows], with_missing(synthetic.train[rows], 0.5)
+    assert all(torch.equal(one.masks[name], two.masks[name]) for name in one.masks)
+    other = with_missing(synthetic.train, 0.5, draw=1)[rows]
+    assert 0.2 < float((present(other) != present(one)).float().mean()) < 0.6, "another draw is another half"
+
+
+def test_hidden_features_are_0_and_the_rest_is_untouched():
+    for _, batch in tiny().items():
+        hidden = with_missing(batch, 0.7)
+        for name, values in batch.features.items():
+            gone = ~hidden.masks[name].any(dim=1)
+            assert hidden.features[name].dtype == values.dtype
+            assert (hidden.features[name][gone] == 0).all()
+            assert torch.equal(hidden.features[name][~gone], values[~gone])
+            assert torch.equal(hidden.masks[name][~gone], batch.masks[name][~gone])
+        assert torch.equal(hidden.target, batch.target) and list(hidden.ids) == list(batch.ids)
+
+
+def test_a_sample_keeps_one_of_the_modalities_that_it_has():
+    batch = tiny().train  # its first sample lacks "low"
+    left = present(with_missing(batch, 1.0))
+    assert left.sum(dim=1).eq(1).all() and not left[0, 0]
+
+
+def test_incomplete_data_have_a_name_of_their_own_and_hide_before_they_standardise(synthetic):
+    splits = load("synthetic", missing=0.5, standardise=["audio"])
+    assert (splits.name, load("synthetic", missing=0.0).name) == ("synthetic-missing-0.5", "synthetic")
+    assert load("synthetic", missing=0.0).fingerprint() == synthetic.fingerprint() != splits.fingerprint()
+    values = splits.train.features["audio"][splits.train.masks["audio"]]
+    assert values.mean(dim=0).abs().max() < 1e-5, "statistics are of what is left"

@@ -1,5 +1,6 @@
 """Configurations as data: names, types, identity, variants and presets."""
 
+import hashlib
 import json
 import re
 from dataclasses import asdict, fields, is_dataclass, replace
@@ -166,6 +167,24 @@ def test_hash_leaves_out_folder_and_device():
     hashed = ExperimentConfig().hash()
     assert len(hashed) == 16 and int(hashed, 16) >= 0
     assert configure({"data.root": "/elsewhere", "training.device": "cuda:1"}).hash() == hashed
+
+
+def test_complete_data_have_the_hash_of_before_the_setting_existed():
+    """The digest of the values without the setting; with it, another for each chance."""
+    values = ExperimentConfig().to_dict()
+    assert values["data"].pop("missing") == 0
+    for key, section in (("root", "data"), ("device", "training")):
+        values[section].pop(key)
+    values.pop("peer")
+    digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+    assert ExperimentConfig().hash() == configure({"data.missing": 0}).hash() == digest
+    assert len({configure({"data.missing": chance}).hash() for chance in (0, 0.1, 0.2)}) == 3
+
+
+@pytest.mark.parametrize("chance", [-0.1, 1.1, float("nan")])
+def test_a_chance_out_of_range_is_told(chance):
+    with pytest.raises(ValueError, match=r"^data.missing: wanted a chance in \[0, 1\], got"):
+        DataConfig(missing=chance)
 
 
 OTHER = {

@@ -1,5 +1,7 @@
 """What is kept of a run beside its metrics: confusion counts and modality gaps."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -32,6 +34,16 @@ def test_gaps_are_those_of_the_pooled_parts():
     assert list(table["part"].unique()) == ["pooled_unique", "pooled_common", "latent"]
     for measure in ("centroid", "paired", "consistency", "matching"):
         assert found[measure].to_numpy() == pytest.approx(wanted[measure].to_numpy(), rel=1e-4)
+
+
+def test_a_pair_that_fewer_than_two_samples_have_is_left_out():
+    splits = load("synthetic", missing=1.0)  # every sample keeps one modality, so nobody has two
+    model = build_model(configure(SMALL), splits).eval()
+    assert gaps(model, splits.test).empty
+    masks = {name: mask.clone() for name, mask in splits.test.masks.items()}
+    for mask, there in zip(masks.values(), (True, True, False), strict=True):
+        mask[:3] = there
+    assert set(gaps(model, replace(splits.test, masks=masks))["pair"]) == {" – ".join(list(masks)[:2])}
 
 
 def test_inspect_writes_both_tables_and_a_control_has_no_gap(tmp_path):

@@ -81,6 +81,29 @@ def test_a_grid_point_is_a_column(tmp_path):
     assert cell.config.variant == f"alpha={cell.config.objective.alpha:g},beta={cell.config.objective.beta:g}"
 
 
+def test_incomplete_data_are_data_of_their_own(tmp_path):
+    rows = [row for row in TABLES["missing"] if row.settings["data.missing"] == 0.5]
+    assert {(row.method, row.variant) for row in rows} >= {("decalign", "full"), ("decalign", "no_hete_homo")}
+    wanted = small(rows[:2], tmp_path, seeds=(1,))
+    assert all(cell.config.data.missing == cell.settings["data.missing"] == 0.5 for cell in wanted)
+    assert {outcome.error for outcome in sweep(wanted, tmp_path, progress=False)} == {""}
+    runs, gaps = pd.read_csv(tmp_path / "runs.csv"), pd.read_csv(tmp_path / "gap.csv")
+    assert set(runs["dataset"]) == set(gaps["dataset"]) == {"synthetic-missing-0.5"}
+    summary = pd.read_csv(tmp_path / "summary.csv")
+    assert summary[summary["variant"] == "no_hete_homo"]["difference"].notna().all(), "paired at the same chance"
+
+
+def test_a_run_that_was_killed_before_it_was_inspected_is_inspected(tmp_path):
+    wanted = small(TWO[:1], tmp_path, seeds=(1,))
+    sweep(wanted, tmp_path, progress=False)
+    counts, record = tmp_path / "confusion.csv", wanted[0].folder / "record.json"
+    table, written = counts.read_text(), record.stat().st_mtime_ns
+    (wanted[0].folder / "confusion.csv").unlink()
+    assert not is_finished(wanted[0])
+    sweep(wanted, tmp_path, progress=False)
+    assert counts.read_text() == table and record.stat().st_mtime_ns == written and is_finished(wanted[0])
+
+
 def test_wrong_settings_are_told_before_anything_runs(tmp_path):
     with pytest.raises(ValueError, match="objective.alhpa: no such setting"):
         small(TWO, tmp_path, changes={"objective.alhpa": 1})
