@@ -94,6 +94,34 @@ def test_one_seed_one_result_and_another_seed_another(tmp_path):
         assert outcomes["first"][key] != outcomes["third"][key]
 
 
+def test_each_random_stream_follows_the_seed():
+    """Initialisation, data order and dropout: by itself each one is another for another seed."""
+
+    def streams(seed):
+        trainer = training.Trainer(make_config(training__seed=seed), make_splits(), torch.device("cpu"))
+        weights, dropout, seen = next(trainer.model.parameters()).detach(), torch.rand(8), []
+        trainer.step = lambda rows: seen.append(rows) or {}
+        trainer._train_epoch()
+        return weights, dropout, torch.cat(seen)
+
+    one, same, other = streams(1), streams(1), streams(2)
+    assert all(torch.equal(first, second) for first, second in zip(one, same, strict=True))
+    assert not any(torch.equal(first, second) for first, second in zip(one, other, strict=True))
+    assert sorted(one[2].tolist()) == list(range(40)) != one[2].tolist()
+
+
+def test_gradients_are_those_of_the_step():
+    rows, splits = torch.arange(32).split(16), make_splits()
+    trainer, fresh = (training.Trainer(make_config(), splits, torch.device("cpu")) for _ in range(2))
+    trainer.step(rows[0])
+    fresh.model.load_state_dict(trainer.model.state_dict())
+    for one in (trainer, fresh):
+        torch.manual_seed(5)  # the same dropout
+        one.step(rows[1])
+    for one, two in zip(trainer.model.parameters(), fresh.model.parameters(), strict=True):
+        assert torch.equal(one.grad, two.grad)
+
+
 def test_a_folder_changes_no_result(tmp_path):
     config = make_config()
     kept, unkept = run(config, run_dir=tmp_path / "run"), run(config)
