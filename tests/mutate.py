@@ -7,8 +7,8 @@ that cell. A mutant is killed if everything that should see it does, and has sur
 
     python tests/mutate.py [--jobs N] [NAME ...]
 
-Without names all mutants are run and ``tests/mutants.csv`` is written, a row each. Before, every test and every cell
-in question is run on an unchanged copy, where it must pass.
+Without names all mutants are run. ``tests/mutants.csv`` gets a row each; of named ones, their rows anew. Before, every
+test and every cell in question is run on an unchanged copy, where it must pass.
 
 Why not mutmut or cosmic-ray: they make thousands of mutants by rewriting operators and judge a suite by the share that
 it kills. Here each mutant is one mistake about one equation or rule, has a name to speak of, and must be killed. Each
@@ -263,6 +263,14 @@ def _row(mutant: Mutant, found: dict[str, tuple[str, float]]) -> dict[str, objec
     return dict(zip(COLUMNS, (*told, f"{seconds:.1f}"), strict=True))
 
 
+def written(path: Path) -> dict[str, dict[str, object]]:
+    """The rows of a kill table by name; none where there is no table."""
+    if not path.is_file():
+        return {}
+    with open(path, encoding="utf-8", newline="") as file:
+        return {row["name"]: row for row in csv.DictReader(file)}
+
+
 def write(path: Path, table: Sequence[dict[str, object]]) -> None:
     """The kill table."""
     with open(path, "w", encoding="utf-8", newline="") as file:
@@ -277,7 +285,7 @@ def main() -> int:
     parser.add_argument("names", nargs="*", metavar="NAME", help="mutants to run; all if none is given")
     parser.add_argument("--jobs", type=int, default=2, help="processes at a time (default 2)")
     parser.add_argument("--definitions", type=Path, default=DEFINITIONS, help="the file that defines the mutants")
-    parser.add_argument("--out", type=Path, help="the table to write; by default tests/mutants.csv, if all are run")
+    parser.add_argument("--out", type=Path, default=TABLE, help="the table (default tests/mutants.csv)")
     asked = parser.parse_args()
     mutants = read(asked.definitions)
     if unknown := set(asked.names) - {mutant.name for mutant in mutants}:
@@ -292,9 +300,8 @@ def main() -> int:
         print(f"wanted passes on the unchanged package, got failures: {', '.join(broken)}")
         return 2
     table = rows(chosen, asked.jobs)
-    out = asked.out or (TABLE if chosen == read() else None)
-    if out:
-        write(out, table)
+    known = written(asked.out) | {str(row["name"]): row for row in table}
+    write(asked.out, [known[mutant.name] for mutant in mutants if mutant.name in known])
     survivors = [str(row["name"]) for row in table if row["status"] == "survived"]
     print(f"{len(table)} mutants, {len(survivors)} survived" + "".join(f"\n  {name}" for name in survivors))
     return bool(survivors)

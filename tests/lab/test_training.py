@@ -377,6 +377,8 @@ def test_history_and_predictions_are_those_of_the_kept_epoch(tmp_path, task):
     assert record.best_epoch == getattr(history[metric], best)() + 1
     kept = history.iloc[record.best_epoch - 1]
     assert all(kept[f"valid_{name}"] == pytest.approx(value, abs=1e-12) for name, value in record.valid.items())
+    scored = training.score(splits, loaded.predict(splits.test), splits.test.target)
+    assert record.test == pytest.approx(scored) and record.test != record.valid
     losses = {"task", "decoupling", "transport", "prototype", "semantic", "mmd", "contrastive", "total"}
     assert losses | {"learning_rate", "seconds", "marginal_error"} <= set(history.columns)
     assert np.isfinite(history.to_numpy()).all()
@@ -402,6 +404,12 @@ def test_losses_in_the_history_are_means_over_samples():
     trainer.run_epoch()
     for name in ("task", "decoupling", "semantic", "total"):
         assert trainer.history[0][name] == pytest.approx(float(getattr(losses, name)), rel=1e-3, abs=1e-5)
+
+
+def test_a_small_last_batch_counts_by_its_samples():
+    trainer = training.Trainer(make_config(), make_splits(), torch.device("cpu"))  # 40 rows, in 16, 16 and 8
+    trainer.step = lambda rows: {"row": rows.double().mean()}
+    assert trainer._train_epoch() == {"row": pytest.approx(39 / 2)}
 
 
 @pytest.mark.parametrize("content", [None, "{", '{"nope": 1}', "[]"])
