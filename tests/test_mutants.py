@@ -29,6 +29,8 @@ def test_each_mutant_still_applies(mutant):
     compile(mutated, mutant.file, "exec")
     assert mutated != source and CORE.fullmatch(mutant.file)
     assert mutant.tests or mutant.chapter
+    for file, _, test in (one.partition("::") for one in mutant.tests):
+        assert f"\ndef {test}(" in (ROOT / file).read_text(encoding="utf-8")
 
 
 def test_a_mutant_that_no_longer_applies_is_an_error():
