@@ -17,13 +17,20 @@ PY := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 HTML := _build/html
 
-.PHONY: help env book test stress lint format bootstrap clean
+# No interpreter that is started with this folder first reaches another machine.
+OFFLINE := PYTHONPATH="$(CURDIR)/book/tools/offline$${PYTHONPATH:+:$$PYTHONPATH}"
+MUTANTS ?=
+
+.PHONY: help env book test stress mutants audit licences lint format bootstrap clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make book       run every notebook and build the book into $(HTML)"
 	@echo "make test       run the test suite"
 	@echo "make stress     kill runs and sweeps at 50 random moments and compare what comes out"
+	@echo "make mutants    run the mutants of tests/mutants.yml and write tests/mutants.csv; MUTANTS=NAME runs one"
+	@echo "make audit      known vulnerabilities and licences of the pinned versions"
+	@echo "make licences   write book/ledger/licences.csv"
 	@echo "make lint       check the style of code and notebooks"
 	@echo "make format     format code and notebooks, and strip the notebooks"
 	@echo "make bootstrap  write book/bootstrap.py into every notebook"
@@ -40,7 +47,7 @@ env: $(INSTALLED)
 
 book: $(INSTALLED)
 	@$(PY) book/tools/cache.py
-	$(VENV)/bin/jupyter-book build -n -W --keep-going --all .
+	$(OFFLINE) $(VENV)/bin/jupyter-book build -n -W --keep-going --all .
 	@$(PY) book/tools/mathlint.py $(HTML)
 	@echo "The book lies in $(CURDIR)/$(HTML)/index.html"
 
@@ -49,6 +56,18 @@ test: $(INSTALLED)
 
 stress: $(INSTALLED)
 	$(PY) tests/stress_kills.py --kills 50 --out tests/stress.csv
+
+mutants: $(INSTALLED)
+	$(PY) tests/mutate.py --jobs $(WORKERS) $(MUTANTS)
+
+audit: $(INSTALLED)
+	$(PY) -m pip install --quiet $(PIP_ARGS) -c constraints.txt -e ".[audit]"
+	$(PY) book/tools/licences.py
+	$(PY) book/tools/audit.py
+
+licences: $(INSTALLED)
+	$(PY) -m pip install --quiet $(PIP_ARGS) -c constraints.txt -e ".[audit]"
+	$(PY) book/tools/licences.py --write
 
 lint: $(INSTALLED)
 	$(PY) -m ruff check .

@@ -8,7 +8,15 @@ import pytest
 import torch
 
 from decalign_core.alignment.mixture import fit
-from decalign_core.objective import ObjectiveConfig, contrastive, decoupling, heterogeneity, homogeneity, objective
+from decalign_core.objective import (
+    ObjectiveConfig,
+    contrastive,
+    decoupling,
+    heterogeneity,
+    homogeneity,
+    objective,
+    task_loss,
+)
 from decalign_core.types import Batch, Representation
 
 NAMES = ("first", "second", "third", "fourth")
@@ -730,6 +738,17 @@ def test_tasks_mean_squared_error_and_cross_entropy():
     by_task = {"mse": np.mean(difference**2), "mae": np.mean(np.abs(difference))}
     for task, value in by_task.items():
         assert objective(representation, batch, ObjectiveConfig(task=task)).task.item() == pytest.approx(value)
+
+
+def test_the_binary_loss_is_of_the_signs_of_non_zero_scores():
+    score = torch.tensor([[1.5], [-0.5], [0.25], [2.0]], dtype=torch.float64)
+    target = torch.tensor([2.0, 1.0, -3.0, 0.0], dtype=torch.float64)  # the last one has no sign
+    of_signs = (np.log1p(np.exp(-1.5)) + np.log1p(np.exp(0.5)) + np.log1p(np.exp(0.25))) / 3
+    config = ObjectiveConfig(binary_weight=0.3)
+    plain = task_loss(score, target, ObjectiveConfig()).item()
+    assert task_loss(score, target, config).item() - plain == pytest.approx(0.3 * of_signs)
+    zeros = torch.zeros_like(target)
+    assert task_loss(score, zeros, config).item() == task_loss(score, zeros, ObjectiveConfig()).item()
 
 
 def test_without_a_configuration_it_is_the_default_one():

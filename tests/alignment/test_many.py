@@ -1,6 +1,7 @@
 """Plans of many modalities by their pairs, against the dense plan over all tuples."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -145,6 +146,13 @@ def test_a_collapse_is_told():
     costs = pair_costs(measures, complete(20))
     got = sampled(measures, epsilon=0.004 * 20 * mean_cost(costs), samples=2048, iterations=50)
     assert got.effective_share < LEAST_SHARE and not got.converged
+
+
+def test_neither_a_collapse_nor_missed_marginals_count_as_converged():
+    met = sampled(mixtures(3, 4, 8), epsilon=2.0, samples=512)
+    assert met.converged
+    assert not replace(met, effective_share=0.99 * LEAST_SHARE).converged
+    assert not replace(met, marginals=tuple(1.01 * nu for nu in met.marginals)).converged
 
 
 def test_twenty_modalities():

@@ -32,7 +32,8 @@ def free_port():
 def torchrun(*arguments, processes=2, cwd=None):
     command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}"]
     command += ["--master-addr=127.0.0.1", f"--master-port={free_port()}"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    path = os.pathsep.join((os.environ["PYTHONPATH"], str(ROOT)))
+    environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
     return subprocess.run(
         [*command, *map(str, arguments)], cwd=cwd, env=environment, capture_output=True, text=True, timeout=180
     )

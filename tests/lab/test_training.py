@@ -94,6 +94,34 @@ def test_one_seed_one_result_and_another_seed_another(tmp_path):
         assert outcomes["first"][key] != outcomes["third"][key]
 
 
+def test_each_random_stream_follows_the_seed():
+    """Initialisation, data order and dropout: by itself each one is another for another seed."""
+
+    def streams(seed):
+        trainer = training.Trainer(make_config(training__seed=seed), make_splits(), torch.device("cpu"))
+        weights, dropout, seen = next(trainer.model.parameters()).detach(), torch.rand(8), []
+        trainer.step = lambda rows: seen.append(rows) or {}
+        trainer._train_epoch()
+        return weights, dropout, torch.cat(seen)
+
+    one, same, other = streams(1), streams(1), streams(2)
+    assert all(torch.equal(first, second) for first, second in zip(one, same, strict=True))
+    assert not any(torch.equal(first, second) for first, second in zip(one, other, strict=True))
+    assert sorted(one[2].tolist()) == list(range(40)) != one[2].tolist()
+
+
+def test_gradients_are_those_of_the_step():
+    rows, splits = torch.arange(32).split(16), make_splits()
+    trainer, fresh = (training.Trainer(make_config(), splits, torch.device("cpu")) for _ in range(2))
+    trainer.step(rows[0])
+    fresh.model.load_state_dict(trainer.model.state_dict())
+    for one in (trainer, fresh):
+        torch.manual_seed(5)  # the same dropout
+        one.step(rows[1])
+    for one, two in zip(trainer.model.parameters(), fresh.model.parameters(), strict=True):
+        assert torch.equal(one.grad, two.grad)
+
+
 def test_a_folder_changes_no_result(tmp_path):
     config = make_config()
     kept, unkept = run(config, run_dir=tmp_path / "run"), run(config)
@@ -349,6 +377,8 @@ def test_history_and_predictions_are_those_of_the_kept_epoch(tmp_path, task):
     assert record.best_epoch == getattr(history[metric], best)() + 1
     kept = history.iloc[record.best_epoch - 1]
     assert all(kept[f"valid_{name}"] == pytest.approx(value, abs=1e-12) for name, value in record.valid.items())
+    scored = training.score(splits, loaded.predict(splits.test), splits.test.target)
+    assert record.test == pytest.approx(scored) and record.test != record.valid
     losses = {"task", "decoupling", "transport", "prototype", "semantic", "mmd", "contrastive", "total"}
     assert losses | {"learning_rate", "seconds", "marginal_error"} <= set(history.columns)
     assert np.isfinite(history.to_numpy()).all()
@@ -374,6 +404,12 @@ def test_losses_in_the_history_are_means_over_samples():
     trainer.run_epoch()
     for name in ("task", "decoupling", "semantic", "total"):
         assert trainer.history[0][name] == pytest.approx(float(getattr(losses, name)), rel=1e-3, abs=1e-5)
+
+
+def test_a_small_last_batch_counts_by_its_samples():
+    trainer = training.Trainer(make_config(), make_splits(), torch.device("cpu"))  # 40 rows, in 16, 16 and 8
+    trainer.step = lambda rows: {"row": rows.double().mean()}
+    assert trainer._train_epoch() == {"row": pytest.approx(39 / 2)}
 
 
 @pytest.mark.parametrize("content", [None, "{", '{"nope": 1}', "[]"])
