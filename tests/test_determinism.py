@@ -35,7 +35,7 @@ def weights(of):
 def order(of, epochs=2):
     """The rows of every step, without the steps."""
     rows = []
-    of.step = lambda chosen: rows.append(chosen.tolist()) or {}
+    of.step = lambda chosen, _: rows.append(chosen.tolist()) or {}
     for _ in range(epochs):
         of._train_epoch()
     return rows
@@ -75,7 +75,7 @@ def test_the_order_depends_on_nothing_but_seed_and_number_of_samples():
 def test_the_order_is_that_of_runs_with_other_draws_between(monkeypatch):
     disturbed = trainer()
     rows = []
-    disturbed.step = lambda chosen: rows.append(chosen.tolist()) or torch.rand(7) is None or {}
+    disturbed.step = lambda chosen, _: rows.append(chosen.tolist()) or torch.rand(7) is None or {}
     for _ in range(2):
         disturbed._train_epoch()
     assert rows == order(trainer())

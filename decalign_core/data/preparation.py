@@ -132,7 +132,7 @@ def with_missing(batch: Batch, chance: float, draw: int = 0) -> Batch:
     features = {
         name: values.where(stays[name].view(-1, *[1] * (values.ndim - 1)), 0) for name, values in batch.features.items()
     }
-    return replace(batch, features=features, masks=masks, is_trimmed=False)
+    return replace(batch, features=features, masks=masks, is_trimmed=False, present=None)
 
 
 def _uniform(draw: int, modality: str, sample: str) -> float:

@@ -100,7 +100,7 @@ def test_each_random_stream_follows_the_seed():
     def streams(seed):
         trainer = training.Trainer(make_config(training__seed=seed), make_splits(), torch.device("cpu"))
         weights, dropout, seen = next(trainer.model.parameters()).detach(), torch.rand(8), []
-        trainer.step = lambda rows: seen.append(rows) or {}
+        trainer.step = lambda rows, _: seen.append(rows) or {}
         trainer._train_epoch()
         return weights, dropout, torch.cat(seen)
 
@@ -408,7 +408,7 @@ def test_losses_in_the_history_are_means_over_samples():
 
 def test_a_small_last_batch_counts_by_its_samples():
     trainer = training.Trainer(make_config(), make_splits(), torch.device("cpu"))  # 40 rows, in 16, 16 and 8
-    trainer.step = lambda rows: {"row": rows.double().mean()}
+    trainer.step = lambda rows, _: {"row": rows.double().mean()}
     assert trainer._train_epoch() == {"row": pytest.approx(39 / 2)}
 
 
