@@ -14,7 +14,7 @@ import yaml
 ROOT = Path(__file__).resolve().parents[1]
 MUTANTS = mutate.read()
 # what this project holds to be its core
-CORE = re.compile(r"(alignment/\w+|nn/\w+|data/\w+|lab/(metrics|results|training)|objective|model|types)\.py")
+CORE = re.compile(r"(alignment/\w+|nn/\w+|data/\w+|lab/(feeding|metrics|results|training)|objective|model|types)\.py")
 
 
 def table():

@@ -34,6 +34,11 @@ def assert_same(one, other):
     for field in ("features", "masks", "extra_targets"):
         mine, theirs = getattr(one, field), getattr(other, field)
         assert list(mine) == list(theirs) and all(torch.equal(mine[name], theirs[name]) for name in mine)
+    rows = [
+        {name: held if held is None else held.tolist() for name, held in batch.present.items()}
+        for batch in (one, other)
+    ]
+    assert rows[0] == rows[1]
 
 
 ROWS = [torch.tensor([5, 0, 22, 5]), torch.tensor([3]), torch.arange(23)]
