@@ -7,7 +7,7 @@ Every record keeps its modalities in mappings, so nothing here fixes their numbe
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -107,18 +107,22 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """The batch with every tensor on ``device``."""
+        return self.mapped(lambda values: values.to(device, non_blocking=True))
 
-        def move(tensors: ByModality) -> ByModality:
-            return {name: values.to(device, non_blocking=True) for name, values in tensors.items()}
+    def mapped(self, move: Callable[[Tensor], Tensor]) -> Batch:
+        """The batch with ``move(x)`` in place of every tensor ``x``; shapes and values stay."""
+
+        def moved(tensors: ByModality) -> ByModality:
+            return {name: move(values) for name, values in tensors.items()}
 
         known = {name: rows for name, rows in (self.present or {}).items() if rows is not None}
         return replace(
             self,
-            features=move(self.features),
-            masks=move(self.masks),
-            present=self.present and {**self.present, **move(known)},
-            target=self.target.to(device, non_blocking=True),
-            extra_targets=move(self.extra_targets),
+            features=moved(self.features),
+            masks=moved(self.masks),
+            present=self.present and {**self.present, **moved(known)},
+            target=move(self.target),
+            extra_targets=moved(self.extra_targets),
         )
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -35,7 +34,8 @@ class Feed:
     """
 
     def __init__(self, split: Batch, device: torch.device, free: int | None = None) -> None:
-        self.device = device
+        # with its number: the thread that works ahead has a current GPU of its own, the first one
+        self.device = torch.empty(0, device=device).device
         self.lengths = torch.stack([_lengths(mask) for mask in split.masks.values()], dim=1)
         away = device.type != "cpu"
         self.resides = away and fits(split, free_memory(device) if free is None else free)
@@ -56,7 +56,9 @@ class Feed:
             is_trimmed=True,
             present={name: rows_that_hold(valid) for name, valid in zip(cut, own.T > 0, strict=True)},
         )
-        return (batch if self.resides else _all_pinned(batch, self.device)).to(self.device)
+        if not self.resides:
+            batch = batch.mapped(lambda values: _pinned(values, self.device))
+        return batch.to(self.device)
 
     def batches(self, parts: Sequence[Tensor]) -> Iterator[tuple[Tensor, Batch]]:
         """Each of ``parts``, rows of the split, with its batch."""
@@ -122,13 +124,3 @@ def _lengths(mask: Tensor) -> Tensor:
 
 def _pinned(values: Tensor, device: torch.device) -> Tensor:
     return values.pin_memory() if device.type == "cuda" else values
-
-
-def _all_pinned(batch: Batch, device: torch.device) -> Batch:
-    if device.type != "cuda":
-        return batch
-    features, masks, extras = (
-        {name: _pinned(values, device) for name, values in group.items()}
-        for group in (batch.features, batch.masks, batch.extra_targets)
-    )
-    return replace(batch, features=features, masks=masks, target=_pinned(batch.target, device), extra_targets=extras)
