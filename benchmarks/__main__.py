@@ -61,7 +61,6 @@ def main(arguments: list[str] | None = None) -> int:
         if given.records:
             _write_record(given.records / f"benchmarks_{name}.csv", found[name], about)
     content = about | {"cases": {name: json.loads(table.to_json(orient="records")) for name, table in found.items()}}
-    given.out.parent.mkdir(parents=True, exist_ok=True)
     write_string(given.out, json.dumps(content, indent=1) + "\n")
     print(f"\n{given.out}")
     return 0
@@ -71,7 +70,6 @@ def _write_record(path: Path, table: pd.DataFrame, about: dict) -> None:
     """The table, four digits a number, with where it comes from in every row."""
     versions = " ".join(f"{name}={version}" for name, version in about["versions"].items())
     rounded = table.apply(lambda x: x.map(lambda v: float(f"{v:.4g}")) if x.dtype.kind == "f" else x)
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_table(path, rounded.assign(**about | {"versions": versions}))
 
 

@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"decalign: {_told(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("decalign: interrupted; the same command goes on from the last whole epoch", file=sys.stderr)
+        print(f"decalign: interrupted{_going_on(arguments)}", file=sys.stderr)
         return 130
     return 0
 
@@ -43,6 +43,13 @@ def _told(error: Exception) -> str:
     """The error in one line; what the system says of a path follows the path."""
     known = isinstance(error, OSError) and error.strerror and error.filename
     return f"{error.filename}: {error.strerror}" if known else " ".join(str(error).split())
+
+
+def _going_on(arguments: argparse.Namespace) -> str:
+    if arguments.command not in ("train", "sweep"):
+        return ""
+    less = " without --no-resume" if getattr(arguments, "no_resume", False) else ""
+    return f"; the same command{less} goes on from the last whole epoch"
 
 
 def _parser() -> Parser:

@@ -176,6 +176,24 @@ def test_damaged_runs(run_dir, tmp_path, capsys):
     assert (code, out) == (2, "") and re.fullmatch(r"decalign: [^\n]*record\.json[^\n]*\n", err)
 
 
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        (["train"], "; the same command goes on from the last whole epoch"),
+        (["train", "--no-resume"], "; the same command without --no-resume goes on from the last whole epoch"),
+        (["data", "describe", "synthetic"], ""),
+    ],
+)
+def test_an_interrupted_command_says_how_to_go_on(monkeypatch, tmp_path, capsys, command, told):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("decalign_core.lab.training.train", interrupted)
+    monkeypatch.setattr("decalign_core.data.load", interrupted)
+    assert call(capsys, *command) == (130, "", f"decalign: interrupted{told}\n")
+
+
 def test_help_needs_no_run(capsys):
     for command in ([], ["train"], ["evaluate"], ["tables"], ["data"], ["data", "check"]):
         code, out, err = call(capsys, *command, "--help")

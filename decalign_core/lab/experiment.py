@@ -13,7 +13,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from jsonargparse import ArgumentError, ArgumentParser
 
@@ -128,11 +128,8 @@ class TrainingConfig:
                 raise ValueError(f"training.{name}: wanted no negative number, got {getattr(self, name)}")
 
 
-_CHOICES = {
-    "optimiser": ("adamw", "adam"),
-    "schedule": ("cosine", "plateau", "constant"),
-    "precision": ("auto", "float32", "bf16"),
-}
+_HINTS = get_type_hints(TrainingConfig)
+_CHOICES = {name: get_args(hint) for name, hint in _HINTS.items() if get_origin(hint) is Literal}
 _MOST_THREADS = 1024  # Danger: with many more, PyTorch ends the process
 METHODS = ("decalign", *PEERS, *CONTROLS)
 _FROM_DATA = ("modalities", "outputs")  # of a peer's settings
@@ -591,16 +588,17 @@ def preset(
 ) -> ExperimentConfig:
     """The configuration of a data set: the project's own, the official code's, or the paper's.
 
-    The project's own may differ by protocol, where the features that come with the data do, and for a text encoder that
-    is trained along.
-
     The last two exist for the paper's four data sets; elsewhere MOSI's stand in, without its text encoder. The method
     itself follows: the official code's choices, or the paper's letter (:meth:`ObjectiveConfig.letter`).
+
+    The project's own may differ by protocol, where the features that come with the data do, and for a text encoder that
+    is trained along.
 
     A peer takes the data set's training and input dropout, and then settings of its own, chosen in the same way.
 
     Raises:
-        ValueError: for another name than those of ``PRESETS``, or no data set.
+        ValueError: for another name than those of ``PRESETS``, another data set than those of ``NAMES``, and a method
+            other than DecAlign with a preset other than the project's own.
     """
     if name not in PRESETS:
         raise ValueError(f"preset: wanted one of {', '.join(PRESETS)}, got {name!r}")

@@ -165,12 +165,12 @@ def _is_table(path: Path) -> bool:
 def summary(runs: pd.DataFrame, metrics: Sequence[str] | None = None, confidence: float = 0.95) -> pd.DataFrame:
     """Number of runs, mean, standard deviation and interval of each metric by dataset, model and variant.
 
-    Raises:
-        ValueError: for a metric that no run has.
-
     The interval is Student's, over runs; it is empty with a single run. Runs of cross-validation folds make a group of
     their own, ``"... (folds)"``, in which each fold counts once, as the mean over its seeds. Long format: a row per
     group and metric, columns ``n, mean, sd, low, high``.
+
+    Raises:
+        ValueError: for a metric that no run has.
     """
     names = list(metrics or [name for name in _metric_columns(runs) if runs[name].notna().any()])
     unknown = [name for name in names if name not in runs.columns]

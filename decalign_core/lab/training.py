@@ -163,24 +163,26 @@ def _fit(
 ) -> Fitted:
     started = time.perf_counter()
     if config.method in CONTROLS:
-        fitted = Fitted(fit_control(config.method, splits), started)
+        fitting = Fitted(fit_control(config.method, splits), started)
     else:
-        trainer = Trainer(config, splits, device, group)
+        fitting = Trainer(config, splits, device, group)
     # only now: a setting that does not fit the data leaves the folder as it was
     if folder is not None and group.leads:
         _claim(folder, config, resume)
     group.wait()
-    if config.method in CONTROLS:
-        return fitted
+    return fitting if isinstance(fitting, Fitted) else _trained(fitting, folder, progress)
+
+
+def _trained(trainer: Trainer, folder: Path | None, progress: bool) -> Fitted:
     if folder is not None:
         trainer.resume(folder)
-    bar = tqdm(total=config.training.epochs, initial=trainer.epoch, disable=not progress, unit="epoch", leave=False)
-    with bar:
+    total = trainer.settings.epochs
+    with tqdm(total=total, initial=trainer.epoch, disable=not progress, unit="epoch", leave=False) as bar:
         while not trainer.is_done:
             trainer.run_epoch()
             bar.update()
             bar.set_postfix({trainer.selection: f"{trainer.history[-1]['valid_' + trainer.selection]:.3f}"})
-            if folder is not None and group.leads:
+            if folder is not None and trainer.group.leads:
                 trainer.checkpoint(folder)
     return trainer.fitted()
 
@@ -219,10 +221,10 @@ class Trainer:
 
     def _check_shares(self) -> None:
         last = len(self.splits.train) - (self.steps - 1) * self.settings.batch_size
-        least = min(last, len(self.splits.valid))
-        if least < self.group.size:
-            wanted = f"wanted a sample a process in every batch, of {self.group.size} processes"
-            raise ValueError(f"training.batch_size: {wanted}, got a batch of {least}")
+        wanted = f"wanted a sample a process in every batch, of {self.group.size} processes"
+        for what, least in (("training.batch_size", last), ("splits.valid", len(self.splits.valid))):
+            if least < self.group.size:
+                raise ValueError(f"{what}: {wanted}, got a batch of {least}")
 
     def _apart(self) -> None:
         """Processes other than the first drop out other features: a stream for each, anew in each epoch."""
@@ -259,6 +261,9 @@ class Trainer:
         self._judge(valid[self.selection])
 
     def _judge(self, value: float) -> None:
+        if math.isnan(value):  # no epoch would ever be the best
+            name = self.selection
+            raise ValueError(f"training.selection: wanted a metric that the validation split defines, got {name!r}")
         sign, window = 1 if higher_is_better(self.selection) else -1, self.settings.selection_window
         values = [sign * row[f"valid_{self.selection}"] for row in self.history]
         recent = [float(np.mean(values[max(0, end - window) : end])) for end in range(1, len(values) + 1)]
@@ -592,14 +597,15 @@ def load_run(run_dir: str | Path, device: str = "cpu") -> Run:
         raise ValueError(f"run_dir: {folder} holds the control {config.method!r}, which keeps predictions, no model")
     if not (folder / "best.pt").is_file():
         raise ValueError(f"run_dir: {folder} holds no best.pt: no epoch was finished")
-    saved = _load(folder / "best.pt", chosen_device(device), config)
+    place = chosen_device(device)
+    saved = _load(folder / "best.pt", place, config)
     with _belonging(folder / "best.pt"):
         modalities = {m: TextEncoder(**x) if isinstance(x, dict) else x for m, x in saved["modalities"].items()}
         outputs, weights = saved["outputs"], saved["weights"]
     model = _build(config, modalities, outputs)
     with _belonging(folder / "best.pt"):
         model.load_state_dict(weights)
-    return Run(folder, config, model.to(chosen_device(device)).eval())
+    return Run(folder, config, model.to(place).eval())
 
 
 def _read_config(path: Path) -> ExperimentConfig:

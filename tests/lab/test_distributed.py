@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -105,3 +106,7 @@ def test_every_process_wants_a_sample():
     config = configure({"training.batch_size": 599, "training.device": "cpu"}, preset("default", "synthetic"))
     with pytest.raises(ValueError, match="training.batch_size: wanted a sample a process"):
         training.Trainer(config, training.load_splits(config), torch.device("cpu"), Group(0, 2))
+    config = configure({"training.batch_size": 600, "training.device": "cpu"}, preset("default", "synthetic"))
+    splits = training.load_splits(config)
+    with pytest.raises(ValueError, match="splits.valid: wanted a sample a process .* got a batch of 1"):
+        training.Trainer(config, replace(splits, valid=splits.valid[:1]), torch.device("cpu"), Group(0, 2))

@@ -460,6 +460,14 @@ def test_stopping_after_epochs_without_improvement(tmp_path, monkeypatch, select
     assert (record.epochs, record.best_epoch) == (epochs, best)
 
 
+def test_a_metric_without_a_value_chooses_no_epoch():
+    config, splits = make_config(training__selection="acc2_non0"), make_splits()
+    neutral = replace(splits, valid=replace(splits.valid, target=torch.zeros(len(splits.valid))))
+    with pytest.raises(ValueError, match=r"^training\.selection: wanted a metric that .* got 'acc2_non0'$") as caught:
+        run(config, neutral)
+    assert_one_line(caught)
+
+
 @pytest.mark.parametrize(("window", "best"), [(1, 2), (3, 6)])
 def test_a_lucky_epoch_does_not_win_against_a_good_stretch(tmp_path, monkeypatch, window, best):
     scored(monkeypatch, [0.9, 0.3, 1.0, 0.5, 0.5, 0.5, 0.9, 0.9])
