@@ -211,6 +211,10 @@ def _fold(text: str) -> int | None:
     return None if text == "stated" else int(text)
 
 
+# by --set, rows that differ would bear one name, or take the preset of other data
+_SWEPT = ("training.seed", "data.fold", "data.dataset", "method", "variant")
+
+
 def _sweep(arguments: argparse.Namespace) -> None:
     import pandas as pd
 
@@ -220,8 +224,9 @@ def _sweep(arguments: argparse.Namespace) -> None:
     parts = [arguments.dataset, getattr(arguments, "protocol", "")]
     out = Path(arguments.out or Path("runs") / "sweep" / "-".join(part for part in parts if part))
     changes = _changes(arguments)
-    if swept := [key for key in ("training.seed", "data.fold") if key in changes]:
-        raise ValueError(f"--set: wanted --seeds and --folds for what a sweep goes over, got {' and '.join(swept)}")
+    if swept := [key for key in _SWEPT if key in changes]:
+        wanted = "wanted tables, --dataset, --seeds and --folds for what a sweep goes over"
+        raise ValueError(f"--set: {wanted}, got {' and '.join(swept)}")
     wanted = cells(
         [row for table in dict.fromkeys(arguments.tables) for row in TABLES[table]],
         out,
