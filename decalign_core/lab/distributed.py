@@ -93,7 +93,7 @@ def processes() -> Iterator[Group]:
     """The group that ``torchrun`` started, joined; a group of one where there is none.
 
     Raises:
-        ValueError: where the environment of ``torchrun`` is incomplete.
+        ValueError: where the environment of ``torchrun`` is incomplete, or there are more processes than GPUs.
     """
     size = os.environ.get("WORLD_SIZE", "1")
     if not size.isdecimal():
@@ -106,7 +106,10 @@ def processes() -> Iterator[Group]:
     if missing:
         raise ValueError(f"WORLD_SIZE: wanted {', '.join(missing)} beside it, as torchrun sets them, got {size} alone")
     if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
+        local, gpus = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()
+        if local >= gpus:
+            raise ValueError(f"LOCAL_RANK: wanted a GPU for each process, of {gpus} here, got process {local}")
+        torch.cuda.set_device(local)
     backend = "nccl" if torch.cuda.is_available() else "gloo"
     dist.init_process_group(backend, timeout=timedelta(minutes=10))
     try:

@@ -102,6 +102,15 @@ def test_half_an_environment_is_an_error(monkeypatch):
         pass
 
 
+def test_every_process_wants_a_gpu_where_there_are_some(monkeypatch):
+    for name, value in {"WORLD_SIZE": 2, "RANK": 1, "LOCAL_RANK": 1, "MASTER_ADDR": "x", "MASTER_PORT": 1}.items():
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(ValueError, match="LOCAL_RANK: wanted a GPU for each process, of 1 here, got process 1"):
+        processes().__enter__()
+
+
 def test_every_process_wants_a_sample():
     config = configure({"training.batch_size": 599, "training.device": "cpu"}, preset("default", "synthetic"))
     with pytest.raises(ValueError, match="training.batch_size: wanted a sample a process"):
