@@ -110,7 +110,7 @@ def processes() -> Iterator[Group]:
         if local >= gpus:
             raise ValueError(f"LOCAL_RANK: wanted a GPU for each process, of {gpus} here, got process {local}")
         torch.cuda.set_device(local)
-    backend = "nccl" if torch.cuda.is_available() else "gloo"
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     dist.init_process_group(backend, timeout=timedelta(minutes=10))
     try:
         yield Group(dist.get_rank(), dist.get_world_size())

@@ -94,6 +94,8 @@ def _train(
 ) -> RunRecord:
     splits = splits or load_splits(config)
     device = chosen_device(config.training.device)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)  # of the runs before it in this process
     with _reproducible(config.training):
         fitted = _fit(config, splits, device, folder, resume, progress and group.leads, group)
         predictions = {
