@@ -410,8 +410,8 @@ def _pairs(samples: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
     """Each pair of samples ``(N_m, p)``, as batches ``(., N, p)``: one batch where all N are equal."""
     first, second = zip(*itertools.combinations(range(len(samples)), 2), strict=True)
     if len({len(x) for x in samples}) == 1:
-        together = torch.stack(samples)
-        return [(together[list(first)], together[list(second)])]
+        # stacked, not indexed by lists, which would wait for an accelerator
+        return [(torch.stack([samples[i] for i in first]), torch.stack([samples[j] for j in second]))]
     return [(samples[i].unsqueeze(0), samples[j].unsqueeze(0)) for i, j in zip(first, second, strict=True)]
 
 

@@ -105,6 +105,13 @@ def is_finite(*tensors):
     return all(bool(tensor.isfinite().all()) for tensor in tensors)
 
 
+def off_by(plan, marginals):
+    """Largest violation of Eq 8 by a plan, in double precision."""
+    axes, plan = range(plan.ndim), plan.detach().double()
+    sums = [plan.sum([a for a in axes if a != axis]) for axis in axes]
+    return max(float((got - wanted.detach().double()).abs().max()) for got, wanted in zip(sums, marginals, strict=True))
+
+
 def gradients(value, *leaves):
     """Gradients of a scalar, 0 where it does not depend on a leaf."""
     found = torch.autograd.grad(value, leaves, allow_unused=True)

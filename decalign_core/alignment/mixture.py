@@ -194,7 +194,7 @@ def _start(
         rows = torch.linspace(0, n - 1, components).round().long()
     else:
         rows = torch.randperm(n, generator=generator)[:components]
-    means = x[..., rows.to(x.device), :]
+    means = x[..., rows.to(x.device, non_blocking=True), :]
     batch = m_step(x, x.new_ones((*x.shape[:-1], 1)), covariance=covariance, floor=floor).covariances
     spread = batch.expand(*x.shape[:-2], components, *batch.shape[x.ndim - 1 :])
     return GaussianMixture(x.new_full(means.shape[:-1], 1 / components), means, spread)

@@ -125,7 +125,7 @@ def sinkhorn(
     if iterations < 1:
         raise ValueError(f"iterations: wanted at least 1, got {iterations}")
     with torch.no_grad():
-        scale = torch.as_tensor(epsilon, dtype=cost.dtype, device=cost.device)
+        scale = epsilon.to(cost) if isinstance(epsilon, Tensor) else cost.new_full((), epsilon)
         fixed = tuple(marginal.detach() for marginal in marginals)
         least = cost.detach().amin()  # what all tuples share is no part of the problem, but of the rounding
         log_kernel = (least - cost.detach()) / scale

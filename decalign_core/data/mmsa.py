@@ -39,6 +39,7 @@ import logging
 import math
 import pickle
 import re
+import reprlib
 import struct
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -125,6 +126,9 @@ def _from_buffer(
 
 def _array(data: Any, dtype: _PickledDtype, shape: Sequence[int], order: str = "C") -> np.ndarray:
     shape = tuple(shape)
+    # Danger: an array without any place could have any number of rows, of which lists and names are made.
+    if math.prod(max(size, 1) for size in shape) > max(len(data), _MOST_EMPTY):
+        raise pickle.UnpicklingError(f"holds {len(data)} bytes or objects for an array of shape {shape}")
     if dtype.dtype.hasobject:
         return _object_array(data, shape)
     raw = data.encode("latin1") if isinstance(data, str) else data
@@ -132,7 +136,10 @@ def _array(data: Any, dtype: _PickledDtype, shape: Sequence[int], order: str = "
     # Danger: an array of strings of length 0 could have any number of them.
     if count * width != len(raw) or (count > 1 and not width):
         raise pickle.UnpicklingError(f"holds {len(raw)} bytes for an array of shape {shape} and type {dtype.dtype}")
-    return np.ndarray(shape, dtype.dtype, buffer=raw, order=order)
+    if not len(raw):
+        return np.zeros(shape, dtype.dtype)
+    # Danger: not np.ndarray(buffer=raw), which does not hold the bytes: an opcode could free them under the array.
+    return np.frombuffer(raw, dtype.dtype).reshape(shape, order=order)
 
 
 def _object_array(items: Any, shape: tuple[int, ...]) -> np.ndarray:
@@ -187,6 +194,8 @@ class _Buffer(bytearray):
 
 
 _PART = 1 << 22  # bytes that are read, or looked at, at a time
+_MOST_EMPTY = 1 << 20  # rows, and rows of rows, that an array without numbers may have
+_MOST_LISTED = 1 << 28  # numbers in nested lists
 
 
 class _Unpickler(pickle._Unpickler):
@@ -234,9 +243,10 @@ def _plain(value: Any, seen: dict[int, Any]) -> Any:
     """``value`` with arrays in the place of their stand-ins; ``seen`` keeps shared containers shared."""
     if _is_scalar(value):
         return value
-    if type(value) is _Buffer:
-        return bytes(value)
     if id(value) in seen:
+        return seen[id(value)]
+    if type(value) is _Buffer:
+        seen[id(value)] = bytes(value)
         return seen[id(value)]
     if type(value) is _PickledArray and value.array is not None:
         return value.array
@@ -388,12 +398,24 @@ def _rows(value: Any) -> int | None:
 
 
 def _numeric(value: Any) -> np.ndarray | None:
+    # Danger: a list that holds one list many times, and that another, can stand for any number of numbers.
+    if _listed(value, {}) > _MOST_LISTED:
+        return None
     try:
         array = np.asarray(value)
         array = np.asarray(array.tolist()) if array.dtype.hasobject else array
     except ValueError:
         return None
     return array if array.dtype.kind in "biuf" else None
+
+
+def _listed(value: Any, known: dict[int, int]) -> int:
+    """How many things nested lists hold, those that are held twice counted twice."""
+    if not isinstance(value, list | tuple):
+        return 1
+    if id(value) not in known:
+        known[id(value)] = sum(_listed(item, known) for item in value)
+    return known[id(value)]
 
 
 def _describe(value: Any) -> str:
@@ -471,12 +493,12 @@ def _ids(part: _Part) -> list[str]:
 
 
 def _id(part: _Part, key: str, row: Any) -> str:
-    if isinstance(row, list | tuple) and row:  # in old files (video, start, end)
+    if isinstance(row, list | tuple) and row and all(map(_is_scalar, row)):  # in old files (video, start, end)
         return "$_$".join(_id(part, key, item) for item in row)
     if isinstance(row, bytes):
         row = row.decode("utf-8", "backslashreplace")
     if not isinstance(row, str | int | float | np.number) or row == "":
-        raise part.defect(key, "names as strings", f"{row!r:.60}")
+        raise part.defect(key, "names as strings", reprlib.repr(row))
     return str(row)
 
 

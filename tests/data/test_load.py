@@ -265,6 +265,10 @@ def test_a_sample_keeps_one_of_the_modalities_that_it_has():
     assert left.sum(dim=1).eq(1).all() and not left[0, 0]
 
 
+def test_a_trimmed_batch_does_not_say_who_was_present_before():
+    assert with_missing(tiny().train.trimmed(), 1.0).present is None
+
+
 def test_incomplete_data_have_a_name_of_their_own_and_hide_before_they_standardise(synthetic):
     splits = load("synthetic", missing=0.5, standardise=["audio"])
     assert (splits.name, load("synthetic", missing=0.0).name) == ("synthetic-missing-0.5", "synthetic")

@@ -416,6 +416,8 @@ def test_the_handmade_array_is_a_real_one(tmp_path):
         ("f4", b"J\xff\xff\xff\x7f\x85", b"C\x08" + bytes(8)),  # more elements than bytes
         ("f4", b"J\xfe\xff\xff\xff\x85", b"C\x08" + bytes(8)),  # negative
         ("U0", b"J\xff\xff\xff\x7f\x85", b"C\x00"),  # as many empty strings as you like
+        ("f4", b"J\xff\xff\xff\x7fK\x00\x86", b"C\x00"),  # as many empty rows
+        ("O", b"J\xff\xff\xff\x7fK\x00\x86", b"]"),
         ("V8", b"K\x01\x85", b"C\x08" + bytes(8)),
         ("M8[s]", b"K\x01\x85", b"C\x08" + bytes(8)),
         ("O", b"K\x01\x85", b"C\x08" + bytes(8)),  # pointers
@@ -458,12 +460,41 @@ def test_streams_that_end_in_something_else_are_refused(tmp_path, stream):
         read_pickle(path)
 
 
-def test_lists_nested_by_reference_are_read_once(tmp_path):
-    bomb = "x"
+@pytest.mark.parametrize("kind", [bytearray, bytes])
+def test_an_array_keeps_the_bytes_that_it_was_made_of(tmp_path, monkeypatch, kind):
+    """APPENDS lengthens whatever lies on the stack, which may move it: not what an array holds."""
+    monkeypatch.setattr(mmsa, "_PART", 16)
+    content = pickle.dumps(kind(1024), protocol=5)[11:-1]  # without head, frame and end; memoised as 0
+    dtype = the_name("numpy", "dtype") + text("u1") + b"\x85R"
+    array = the_name("numpy._core.numeric", "_frombuffer") + b"(h\x00" + dtype + b"M\x00\x04\x85" + text("C") + b"tR"
+    (tmp_path / "good.pkl").write_bytes(program(content, b"0", array))
+    assert read_pickle(tmp_path / "good.pkl").shape == (1024,)
+    (tmp_path / "longer.pkl").write_bytes(program(content, b"0", array, b"h\x00(" + b"K\x01" * 99 + b"e\x86"))
+    with pytest.raises(DataError, match="BufferError"):
+        read_pickle(tmp_path / "longer.pkl")
+
+
+def bomb():
+    """2^60 numbers in 60 lists."""
+    nested = 1.0
     for _ in range(60):
-        bomb = [bomb, bomb]
-    result = read_pickle(fixtures.write(bomb, tmp_path / "bomb.pkl"))
-    assert result[0] is result[1]
+        nested = [nested, nested]
+    return nested
+
+
+def test_what_is_nested_by_reference_is_read_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(mmsa, "_PART", 16)
+    for tree in (bomb(), [bytes(99)] * 2):
+        result = read_pickle(fixtures.write(tree, tmp_path / "bomb.pkl"))
+        assert result[0] is result[1]
+
+
+@pytest.mark.parametrize("key", ["audio", "audio_lengths", "regression_labels", "id"])
+def test_lists_nested_by_reference_make_no_array(put, key):
+    tree = fixtures.mosi_aligned()
+    tree["train"][key] = [bomb()] * len(tree["train"]["id"])
+    with pytest.raises(DataError, match=f"key '{key}': wanted "):
+        load_mmsa("mosi", put(tree))
 
 
 @pytest.mark.parametrize("many", [1 << 22, 2], ids=["few bytes", "many bytes"])
