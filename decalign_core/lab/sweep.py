@@ -193,7 +193,7 @@ def sweep(
 
 
 def is_finished(cell: Cell) -> bool:
-    """Whether the cell's folder holds its record, and what :func:`inspect` writes after it."""
+    """Whether the cell's folder holds its record, and what :mod:`decalign_core.lab.inspection` writes after it."""
     return _finished(cell) is not None
 
 
