@@ -143,7 +143,8 @@ def _train(arguments: argparse.Namespace) -> None:
         record = train(config, run_dir=folder, resume=not arguments.no_resume, progress=not arguments.quiet)
     if group.leads:
         print(f"{record.dataset} · {record.model} · {record.variant} · seed {record.seed} · {record.device}")
-        print(f"epoch {record.best_epoch} of {record.epochs} kept, {record.seconds:.1f} s, {folder / 'record.json'}")
+        kept = f"epoch {record.best_epoch} of {record.epochs} kept" if record.epochs else "fitted without epochs"
+        print(f"{kept}, {record.seconds:.1f} s, {folder / 'record.json'}")
         _print_metrics({"valid": record.valid, "test": record.test})
 
 

@@ -280,8 +280,16 @@ def read_pickle(path: str | Path) -> Any:
     except OSError as error:
         raise DataError(f"{path}: wanted a readable file, got {error.strerror or error}") from error
     except Exception as error:  # a damaged or hostile stream can raise nearly anything
-        got = f"{type(error).__name__}: {error!s:.200} (the file begins with {head!r})" if head else "an empty file"
-        raise DataError(f"{path}: wanted a whole pickle of arrays and plain containers, got {got}") from error
+        raise DataError(
+            f"{path}: wanted a whole pickle of arrays and plain containers, got {_found(head, error)}"
+        ) from error
+
+
+def _found(head: bytes, error: Exception) -> str:
+    """What a file is that is no pickle, as far as its first bytes and the error tell."""
+    if head.startswith(b"PK\x03\x04"):
+        return "a zip archive, as PyTorch and NumPy write them"
+    return f"{type(error).__name__}: {error!s:.200} (the file begins with {head!r})" if head else "an empty file"
 
 
 # ---------------------------------------------------------------- the data sets

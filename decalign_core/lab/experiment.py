@@ -190,6 +190,14 @@ class ExperimentConfig:
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 
+def differences(one: ExperimentConfig, other: ExperimentConfig) -> dict[str, tuple[Any, Any]]:
+    """The settings, by dotted key, in which two configurations differ, with their values; not folder and device."""
+    first, second = (_flat(config.to_dict()) for config in (one, other))
+    names = [name for name in first | second if name not in ("data.root", "training.device")]
+    both = {name: (first.get(name), second.get(name)) for name in names}
+    return {name: values for name, values in both.items() if values[0] != values[1]}
+
+
 def configure(changes: Mapping[str, Any], base: ExperimentConfig | None = None) -> ExperimentConfig:
     """``base`` (the defaults, if None) with the fields named by dotted keys changed, e.g. ``{"objective.alpha": 0.1}``.
 

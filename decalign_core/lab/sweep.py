@@ -103,8 +103,10 @@ class Cell:
     @property
     def name(self) -> str:
         """What it is called in messages."""
-        fold = "" if self.config.data.fold is None else f" fold {self.config.data.fold}"
-        return f"{self.config.method} {self.config.variant} seed {self.config.training.seed}{fold}"
+        data = self.config.data
+        parts = f" missing {data.missing:g}" if data.missing else ""
+        parts += "" if data.fold is None else f" fold {data.fold}"
+        return f"{self.config.method} {self.config.variant} seed {self.config.training.seed}{parts}"
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ from decalign_core.data import load
 from decalign_core.files import atomic_path, remove_temporaries, write_string, write_table
 from decalign_core.lab.controls import CONTROLS, Predictor, fit_control
 from decalign_core.lab.distributed import Group, processes
-from decalign_core.lab.experiment import ExperimentConfig, TrainingConfig
+from decalign_core.lab.experiment import ExperimentConfig, TrainingConfig, differences
 from decalign_core.lab.feeding import Feed, bucketed
 from decalign_core.lab.metrics import emotion_metrics, higher_is_better, metric_names, sentiment_metrics
 from decalign_core.lab.results import RunRecord, environment, guarantee, peak_memory
@@ -530,9 +530,12 @@ def _prepared(folder: Path, config: ExperimentConfig, resume: bool) -> RunRecord
         if strange := [name for name in _WRITTEN if (folder / name).exists()]:
             raise ValueError(f"run_dir: wanted a new folder or a run's, got {folder} with {strange[0]} in it; {_HINT}")
         return None
-    found = _read_config(folder / "config.json").hash()
+    held = _read_config(folder / "config.json")
+    found = held.hash()
     if found != config.hash():
-        raise ValueError(f"run_dir: {folder} holds configuration {found}, wanted {config.hash()}; {_HINT}")
+        (name, (got, wanted)), *more = differences(held, config).items()
+        told = f"{name} {got!r}, wanted {wanted!r}" + (f" (and {len(more)} more)" if more else "")
+        raise ValueError(f"run_dir: {folder} holds another configuration: {told}; {_HINT}")
     path = folder / "record.json"
     record = RunRecord.load(path) if path.is_file() else None
     if record is not None and record.config_hash != found:

@@ -267,7 +267,7 @@ STREAMS = [
     pytest.param(b"<!DOCTYPE html><html>Sign in</html>", "begins with b'<!DOCTYPE html>", id="a sign-in page"),
     pytest.param(b"version https://git-lfs.github.com/spec/v1\n", "begins with b'version https://git", id="LFS"),
     pytest.param(b"\x93NUMPY\x01\x00", r"begins with b'\x93NUMPY", id="npy"),
-    pytest.param(b"PK\x03\x04torch", r"begins with b'PK", id="zip"),
+    pytest.param(b"PK\x03\x04torch", "a zip archive, as PyTorch and NumPy write them", id="zip"),
     pytest.param(b"\x00" * 4096, r"begins with b'\x00", id="zeros of a broken download"),
     pytest.param(b"text,audio\n1,2\n", "begins with b'text,audio", id="CSV"),
 ]
