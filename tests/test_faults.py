@@ -188,7 +188,11 @@ EDITS = {
     "record a list": ("record.json", lambda path: path.write_text("[]"), "not a run record"),
     "unknown setting": ("config.json", lambda path: edited(path, depth=3), "depth"),
     "wrong value": ("config.json", lambda path: edited(path, training={"epochs": "many"}), "training.epochs"),
-    "another value": ("config.json", lambda path: edited(path, objective={"alpha": 7.0}), "holds another configuration: objective.alpha 7.0, wanted"),
+    "another value": (
+        "config.json",
+        lambda path: edited(path, objective={"alpha": 7.0}),
+        "objective.alpha 7.0, wanted",
+    ),
     "config cut": ("config.json", lambda path: path.write_text("{"), "not a configuration"),
 }
 

@@ -11,8 +11,10 @@ Runs are spread over processes of this machine, or over the workers of a Dask cl
 
 from __future__ import annotations
 
+import ctypes
 import multiprocessing
 import os
+import sys
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
@@ -290,6 +292,7 @@ def run_cell(cell: Cell) -> Outcome:
 
     A second sweep that comes to the same run waits for the first and takes its result.
     """
+    _keep_memory()
     try:
         cell.folder.mkdir(parents=True, exist_ok=True)
         with FileLock(cell.folder.with_name(f"{cell.folder.name}.lock")):
@@ -297,6 +300,17 @@ def run_cell(cell: Cell) -> Outcome:
         return Outcome(cell, record)
     except Exception as error:
         return Outcome(cell, error=_line(error))
+
+
+def _keep_memory() -> None:
+    """Undo what Dask's nanny asks of the C library: memory given back at once is fetched anew for each large tensor."""
+    if sys.platform == "linux" and "MALLOC_TRIM_THRESHOLD_" in os.environ:
+        mallopt = getattr(ctypes.CDLL(None), "mallopt", lambda option, value: 0)  # not every C library has it
+        mallopt(_M_TRIM_THRESHOLD, 1 << 30)
+        mallopt(_M_MMAP_THRESHOLD, 1 << 25)  # the most that it takes
+
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 
 def _plain_run(cell: Cell) -> RunRecord:

@@ -86,7 +86,9 @@ TRAIN = [
     pytest.param(
         "train --run-dir foreign", "run_dir: wanted a new folder … got foreign with predictions.csv", id="not a run"
     ),
-    pytest.param("train --run-dir ridge", "run_dir: ridge holds another configuration: … wanted", id="another run's folder"),
+    pytest.param(
+        "train --run-dir ridge", "run_dir: ridge holds another configuration: … wanted", id="another run's folder"
+    ),
     pytest.param("train --run-dir damaged", "damaged/config.json: not a configuration", id="run folder damaged"),
 ]
 SWEEP = [

@@ -281,7 +281,9 @@ def test_integers_for_numbers_find_their_run_again(tmp_path):
 def test_another_configuration_is_refused(tmp_path):
     run(make_config(), run_dir=tmp_path / "run")
     before = outcome(tmp_path / "run")
-    with pytest.raises(ValueError, match=r"^run_dir: .* holds another configuration: objective.alpha 0.05, wanted 0.2; ") as caught:
+    with pytest.raises(
+        ValueError, match=r"^run_dir: .* holds another configuration: objective.alpha 0.05, wanted 0.2; "
+    ) as caught:
         run(make_config(objective__alpha=0.2), run_dir=tmp_path / "run")
     assert_one_line(caught)
     assert str(tmp_path) in str(caught.value)
