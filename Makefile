@@ -52,7 +52,7 @@ book: $(INSTALLED)
 	@echo "The book lies in $(CURDIR)/$(HTML)/index.html"
 
 test: $(INSTALLED)
-	$(PY) -m pytest -n $(WORKERS) --durations=15
+	$(PY) -m pytest -n $(WORKERS) --dist worksteal --durations=15
 
 stress: $(INSTALLED)
 	$(PY) tests/stress_kills.py --kills 50 --out tests/stress.csv
