@@ -21,6 +21,8 @@ HTML = ROOT / "_build" / "html"
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 # Parameters with which a notebook runs in seconds, where its smoke profile takes longer; by name.
 TINY = {"00_quickstart": {"epochs": 1}}
+# What readers rerun with parameters; `make book` runs every notebook, and stops at a check that does not hold.
+RERUN = [path for path in NOTEBOOKS if path.stem[:2] in ("00", "08", "09", "10", "11", "12", "13")]
 
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 built = pytest.mark.skipif(not (HTML / "index.html").is_file(), reason="the book is not built: make book")
@@ -116,7 +118,7 @@ def test_every_figure_has_a_caption_a_name_and_an_alternative_text(path):
             assert_described(cell)
 
 
-@each_notebook
+@pytest.mark.parametrize("path", RERUN, ids=lambda path: path.stem)
 def test_notebook_runs_with_tiny_parameters(path, tmp_path):
     out = tmp_path / "out.ipynb"
     papermill.execute_notebook(
