@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+from refusals import outcome
 
 from decalign_core.__main__ import main
 from decalign_core.lab.experiment import ExperimentConfig, preset, with_variant
@@ -20,13 +21,8 @@ SMALL = [
 
 
 def call(capsys, *arguments):
-    """Exit code, standard output and standard error; argparse exits by itself."""
-    try:
-        code = main([str(argument) for argument in arguments])
-    except SystemExit as stop:
-        code = stop.code
-    captured = capsys.readouterr()
-    return code, captured.out, captured.err
+    """Exit code, standard output and standard error."""
+    return outcome(capsys, main, arguments)
 
 
 @pytest.fixture(scope="module")
