@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -24,8 +24,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from decalign_core.alignment import many
+from decalign_core.alignment.bures import bures_wasserstein
 from decalign_core.alignment.matching import median_bandwidth, mmd, moments
-from decalign_core.alignment.mixture import GaussianMixture, fit
+from decalign_core.alignment.mixture import GaussianMixture, fit_and_assign
 from decalign_core.alignment.transport import Transport, joint_cost, sinkhorn
 from decalign_core.types import Batch, ByModality, Losses, Representation
 
@@ -301,10 +302,10 @@ def heterogeneity(pooled: ByModality, config: ObjectiveConfig | None = None) -> 
     samples = _stacked(list(usable.values()))
     components = min(config.components, *(len(x) for x in usable.values()))
     options = {"steps": config.em_steps, "covariance": config.covariance, "floor": config.floor}
-    fitted = [fit(x, components, **options) for x in samples]
-    mixtures = dict(zip(usable, itertools.chain.from_iterable(map(_each, fitted)), strict=True))
-    plan = _plan(mixtures, config, scale)
-    prototype = scale * _prototype(samples, fitted)
+    every, assigned = map(_joined, zip(*(fit_and_assign(x, components, **options) for x in samples), strict=True))
+    mixtures = dict(zip(usable, _each(every), strict=True))
+    plan = _plan(every, config, scale)
+    prototype = scale * _prototype(every, assigned)
     return Heterogeneity(_transport_term(plan, mixtures, config), prototype, mixtures, plan)
 
 
@@ -315,19 +316,24 @@ def _stacked(samples: list[Tensor]) -> list[Tensor]:
     return [x.unsqueeze(0) for x in samples]
 
 
-def _each(batch: GaussianMixture) -> Iterator[GaussianMixture]:
+def _joined(batches: tuple[GaussianMixture, ...]) -> GaussianMixture:
+    """Batches of mixtures as one batch."""
+    if len(batches) == 1:
+        return batches[0]
+    parts = ((batch.weights, batch.means, batch.covariances) for batch in batches)
+    return GaussianMixture(*map(torch.cat, zip(*parts, strict=True)))
+
+
+def _each(batch: GaussianMixture) -> list[GaussianMixture]:
     parts = (part.unbind() for part in (batch.weights, batch.means, batch.covariances))
-    return itertools.starmap(GaussianMixture, zip(*parts, strict=True))
+    return list(itertools.starmap(GaussianMixture, zip(*parts, strict=True)))
 
 
-def _plan(
-    mixtures: Mapping[str, GaussianMixture], config: ObjectiveConfig, scale: float
-) -> Transport | many.PairTransport:
-    measures = list(mixtures.values())
-    marginals = [mixture.weights for mixture in measures]
+def _plan(every: GaussianMixture, config: ObjectiveConfig, scale: float) -> Transport | many.PairTransport:
+    measures, marginals = _each(every), every.weights.unbind()
     options = {"iterations": config.sinkhorn_iterations, "tolerance": config.sinkhorn_tolerance}
     if config.coupling == "dense":
-        cost = scale * joint_cost(measures)
+        cost = scale * _joint_cost(every)
         return sinkhorn(cost, marginals, epsilon=_epsilon(cost.detach().mean(), config), **options)
     # Eq 6 of a mixture times a number is Eq 6 times its square
     scaled = [GaussianMixture(m.weights, m.means * math.sqrt(scale), m.covariances * scale) for m in measures]
@@ -338,6 +344,15 @@ def _plan(
         return many.tree(costs, marginals, epsilon=epsilon, **options)
     options["tolerance"] = config.sinkhorn_tolerance or 1e-6
     return many.sampled(scaled, epsilon=epsilon, costs=costs, samples=config.samples, **options)
+
+
+def _joint_cost(every: GaussianMixture) -> Tensor:
+    if not every.is_diagonal:
+        return joint_cost(_each(every))
+    # one matrix of all prototypes is faster to fill than its blocks one after the other
+    flat = GaussianMixture(*(part.flatten(0, 1) for part in (every.weights, every.means, every.covariances)))
+    costs = bures_wasserstein(flat, flat).unflatten(1, every.weights.shape).unflatten(0, every.weights.shape)
+    return joint_cost(range(len(every.weights)), lambda i, j: costs[i, :, j])
 
 
 def _epsilon(mean_cost: Tensor, config: ObjectiveConfig) -> float | Tensor:
@@ -358,19 +373,14 @@ def _transport_term(
     return plan.value + flowing - flowing.detach()  # the gradient that flows through the marginals, not their value
 
 
-def _prototype(samples: list[Tensor], fitted: list[GaussianMixture]) -> Tensor:
-    # sum_n w_n |x_n - mu|^2 = W (|m - mu|^2 + tr S), with W, m, S what one more EM step makes of the samples: they are
-    # gone through once, whatever the number of pairs
-    components = len(fitted[0])
-    options = {"steps": 1, "floor": 0.0}
-    after = [fit(x, components, init=mixture, **options) for x, mixture in zip(samples, fitted, strict=True)]
-    weights, means = torch.cat([m.weights for m in after]), torch.cat([m.means for m in after])  # (M, K), (M, K, d)
-    apart = (means.unsqueeze(1) - torch.cat([m.means for m in fitted])).square().sum(-1)  # (M, M, K)
-    scatter = torch.cat([m.covariances for m in after]).sum(-1)
-    order = len(weights)
-    others = 1 - torch.eye(order, dtype=weights.dtype, device=weights.device)
-    by_pair = torch.einsum("ij,ijk->ik", others, apart) / (order - 1)
-    return (weights * (by_pair + scatter)).sum() / order
+def _prototype(every: GaussianMixture, assigned: GaussianMixture) -> Tensor:
+    # sum_n w_n |x_n - mu|^2 = W (|m - mu|^2 + tr S), with the statistics W, m, S of the samples that w assigns: the
+    # samples are gone through once, whatever the number of pairs
+    order = len(every.weights)
+    apart = (assigned.means.unsqueeze(1) - every.means).square().sum(-1)  # (M, M, K)
+    others = 1 - torch.eye(order, dtype=apart.dtype, device=apart.device).unsqueeze(-1)
+    by_pair = (others * apart).sum(1) / (order - 1)
+    return (assigned.weights * (by_pair + assigned.covariances.sum(-1))).sum() / order
 
 
 @dataclass(frozen=True)

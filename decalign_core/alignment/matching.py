@@ -145,5 +145,7 @@ def _several(bandwidth: Bandwidth) -> Sequence[float | Tensor]:
 
 
 def _kernel(squared: Tensor, bandwidth: Bandwidth) -> Tensor:
-    several = [s[..., None, None] if isinstance(s, Tensor) else s for s in _several(bandwidth)]
-    return sum((squared * (-0.5 / sigma**2)).exp() for sigma in several) / len(several)
+    batch = squared.shape[:-2]
+    several = [s.expand(batch) if isinstance(s, Tensor) else squared.new_full(batch, s) for s in _several(bandwidth)]
+    sigmas = torch.stack(several)[..., None, None]
+    return (squared * (-0.5 / sigmas.square())).exp().mean(0)

@@ -178,36 +178,61 @@ def fit(
         raise ValueError(f"components: wanted 1 ... {n}, the number of samples, got {components}")
     if init is not None and init.means.shape[-2:] != (components, x.shape[-1]):
         raise ValueError(f"init: wanted means {(components, x.shape[-1])}, got {tuple(init.means.shape)}")
-    mixture = _start(x, components, covariance, floor, generator) if init is None else init
-    if steps and covariance == "diag" and mixture.is_diagonal and _is_fast(x):
-        return _diagonal_steps(x, mixture, steps, floor)
+    rows = None if init else _rows(n, components, generator)
+    if steps and covariance == "diag" and (init is None or init.is_diagonal) and _is_fast(x):
+        return _diagonal_steps(x, rows if init is None else init, steps, floor)[0]
+    mixture = _start(x, rows, covariance, floor) if init is None else init
     for _ in range(steps):
         mixture = m_step(x, e_step(mixture, x), covariance=covariance, floor=floor)
     return mixture
 
 
-def _start(
-    x: Tensor, components: int, covariance: str, floor: float, generator: torch.Generator | None
-) -> GaussianMixture:
-    n = x.shape[-2]
+def fit_and_assign(
+    x: Tensor, components: int, *, steps: int = 5, covariance: str = "diag", floor: float = 1e-4
+) -> tuple[GaussianMixture, GaussianMixture]:
+    """:func:`fit`, and how the samples ``(N, d)`` lie about it: their weighted statistics under its responsibilities.
+
+    The second mixture has for each component the mean responsibility, and the mean and the variances of the samples
+    weighted by it: one more M step, diagonal whatever ``covariance`` is, without a floor.
+
+    Raises:
+        ValueError: as :func:`fit`.
+    """
+    if steps and covariance == "diag" and _is_fast(x) and 1 <= components <= x.shape[-2]:
+        return _diagonal_steps(x, _rows(x.shape[-2], components, None), steps, floor, assign=True)
+    mixture = fit(x, components, steps=steps, covariance=covariance, floor=floor)
+    return mixture, m_step(x, e_step(mixture, x), floor=0.0)
+
+
+def _rows(n: int, components: int, generator: torch.Generator | None) -> Tensor:
+    """The samples that a fit takes for its first means."""
     if generator is None:
-        rows = torch.linspace(0, n - 1, components).round().long()
-    else:
-        rows = torch.randperm(n, generator=generator)[:components]
+        return torch.linspace(0, n - 1, components).round().long()
+    return torch.randperm(n, generator=generator)[:components]
+
+
+def _start(x: Tensor, rows: Tensor, covariance: str, floor: float) -> GaussianMixture:
     means = x[..., rows.to(x.device, non_blocking=True), :]
     batch = m_step(x, x.new_ones((*x.shape[:-1], 1)), covariance=covariance, floor=floor).covariances
-    spread = batch.expand(*x.shape[:-2], components, *batch.shape[x.ndim - 1 :])
-    return GaussianMixture(x.new_full(means.shape[:-1], 1 / components), means, spread)
+    spread = batch.expand(*x.shape[:-2], len(rows), *batch.shape[x.ndim - 1 :])
+    return GaussianMixture(x.new_full(means.shape[:-1], 1 / len(rows)), means, spread)
 
 
 def _is_fast(x: Tensor) -> bool:
     return x.dtype == torch.float32 and x.device.type == "cpu"
 
 
-def _diagonal_steps(x: Tensor, start: GaussianMixture, steps: int, floor: float) -> GaussianMixture:
-    parts = (start.weights, start.means, start.covariances)
-    batched = (part.expand(*x.shape[:-2], *part.shape[-size:]) for part, size in zip(parts, (1, 2, 2), strict=True))
-    return GaussianMixture(*_DiagonalSteps.apply(x, *batched, steps, floor))
+def _diagonal_steps(
+    x: Tensor, start: GaussianMixture | Tensor, steps: int, floor: float, assign: bool = False
+) -> tuple[GaussianMixture, ...]:
+    """From a mixture, or from the rows of the first means: the mixture after ``steps``, and after one without floor."""
+    if isinstance(start, Tensor):
+        parts, rows = (None, None, None), start.numpy()
+    else:
+        given = ((start.weights, 1), (start.means, 2), (start.covariances, 2))
+        parts, rows = (part.expand(*x.shape[:-2], *part.shape[-size:]) for part, size in given), None
+    found = _DiagonalSteps.apply(x, *parts, rows, [floor] * steps + [0.0] * assign, 1 + assign)
+    return tuple(GaussianMixture(*found[i : i + 3]) for i in range(0, len(found), 3))
 
 
 class _DiagonalSteps(torch.autograd.Function):
@@ -218,6 +243,8 @@ class _DiagonalSteps(torch.autograd.Function):
     sums cancel where a variance is small beside the square of what it varies about; so x is centred first and z is
     float64, whose digits hold the square of a float32 number. In NumPy: with samples this few, most of the time of
     PyTorch's operators, forward and backward, is not arithmetic.
+
+    A step for each floor, from a mixture or from the rows of :func:`_start`; the mixtures after the ``last`` steps.
     """
 
     @staticmethod
@@ -225,19 +252,27 @@ class _DiagonalSteps(torch.autograd.Function):
     def forward(
         ctx: torch.autograd.function.FunctionCtx,
         x: Tensor,
-        weights: Tensor,
-        means: Tensor,
-        variances: Tensor,
-        steps: int,
-        floor: float,
+        weights: Tensor | None,
+        means: Tensor | None,
+        variances: Tensor | None,
+        rows: np.ndarray | None,
+        floors: list[float],
+        last: int,
     ) -> tuple[Tensor, ...]:
-        samples, weights, means, variances = _arrays(x, weights, means, variances)
+        (samples,) = _arrays(x)
         n, d = samples.shape[-2:]
         centre = samples.sum(-2, keepdims=True) / n
         centred = samples - centre
         z = np.concatenate([centred, centred * centred], -1)
-        means, ctx.kept = means - centre, []
-        for _ in range(steps):
+        if rows is None:
+            weights, means, variances = _arrays(weights, means, variances)
+            means = means - centre
+        else:
+            means, scatter = centred[..., rows, :], z[..., d:].sum(-2, keepdims=True) / n
+            weights, ctx.free = np.full(means.shape[:-1], 1 / len(rows)), scatter > floors[0]
+            variances = np.broadcast_to(np.maximum(scatter, floors[0]), means.shape)
+        ctx.z, ctx.rows, ctx.kept, found = z, rows, [], []
+        for floor in floors:
             density = _Density(weights, means, variances)
             posterior = density.posterior(z)
             mass = posterior.sum(-1)
@@ -249,29 +284,39 @@ class _DiagonalSteps(torch.autograd.Function):
             scatter = moments[..., d:] - means * means
             ctx.kept.append((density, posterior, share, mass, means, scatter > floor))
             weights, variances = mass / n, np.maximum(scatter, floor)
-        ctx.z = z
-        return tuple(torch.from_numpy(part).to(x.dtype) for part in (weights, means + centre, variances))
+            found += [weights, means + centre, variances]
+        return tuple(torch.from_numpy(part).to(x.dtype) for part in found[-3 * last :])
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     @np.errstate(all="ignore")
     def backward(ctx: torch.autograd.function.FunctionCtx, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        z, to_z = ctx.z, np.zeros_like(ctx.z)
+        z, rows, given = ctx.z, ctx.rows, _arrays(*gradients)
         n, d = z.shape[-2], z.shape[-1] // 2
-        to_weights, to_means, to_variances = _arrays(*gradients)
+        by_sample, loads = [], []  # the gradient of z is the sum over steps of by_sample' loads
+        to_weights, to_means, to_variances = 0.0, 0.0, 0.0
         for density, posterior, share, mass, means, free in reversed(ctx.kept):
+            if given:
+                *given, of_weights, of_means, of_variances = given
+                to_weights, to_means = to_weights + of_weights, to_means + of_means
+                to_variances = to_variances + of_variances
             to_scatter = to_variances * free
             to_moments = np.concatenate([to_means - 2 * means * to_scatter, to_scatter], -1)
-            to_z += _turned(share) @ to_moments
             to_share = to_moments @ _turned(z)
             to_share -= (share * to_share).sum(-1, keepdims=True)
             to_posterior = to_share * _inverse(mass)[..., None] + (to_weights * (mass > 0) / n)[..., None]
             to_log = posterior * (to_posterior - (posterior * to_posterior).sum(-2, keepdims=True))
-            to_z += _turned(to_log) @ density.loadings
+            by_sample += [share, to_log]
+            loads += [to_moments, density.loadings]
             to_weights, to_means, to_variances = density.gradients(to_log.sum(-1), to_log @ z)
+        to_z = _turned(np.concatenate(by_sample, -2)) @ np.concatenate(loads, -2)
+        if rows is not None:
+            to_z[..., rows, :d] += to_means
+            to_z[..., d:] += to_variances.sum(-2, keepdims=True) * ctx.free / n
         to_x = to_z[..., :d] + 2 * z[..., :d] * to_z[..., d:]
-        every = (to_x, to_weights, to_means, to_variances)
-        return *(torch.from_numpy(part).to(gradients[0].dtype) for part in every), None, None
+        to_start = (None,) * 3 if rows is not None else (to_weights, to_means, to_variances)
+        every = (part if part is None else torch.from_numpy(part).to(gradients[0].dtype) for part in (to_x, *to_start))
+        return *every, None, None, None
 
 
 class _Density:

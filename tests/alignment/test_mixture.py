@@ -11,7 +11,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture as SklearnMixture
 
 from decalign_core.alignment import mixture as mixture_module
-from decalign_core.alignment.mixture import GaussianMixture, e_step, fit, m_step
+from decalign_core.alignment.mixture import GaussianMixture, e_step, fit, fit_and_assign, m_step
 
 TINY = 1e-12
 TOLERANCE = {torch.float64: {"rtol": 1e-9, "atol": 1e-10}, torch.float32: {"rtol": 2e-4, "atol": 2e-5}}
@@ -459,6 +459,33 @@ def test_the_hand_written_gradient_is_that_of_finite_differences(monkeypatch):
     assert torch.autograd.gradcheck(
         lambda x, *init: parts(fit(x, 3, steps=2, init=GaussianMixture(*init))), (x, *given)
     )
+
+
+@both_dtypes
+@pytest.mark.parametrize("covariance", ["diag", "full"])
+def test_assigned_samples_are_one_more_step_without_a_floor(covariance, dtype):
+    """Values and gradients, those of both mixtures at once; some variances lie under the floor."""
+    generator = torch.Generator().manual_seed(5)
+    x = torch.randn(2, 12, 3, generator=generator, dtype=torch.float64) * torch.tensor([1.0, 1.0, 0.03])
+    directions = [torch.randn(7, generator=generator, dtype=torch.float64) for _ in range(6)]
+    found = []
+    for assign in (True, False):
+        samples = x.to(dtype if assign else torch.float64).requires_grad_()
+        if assign:
+            mixtures = fit_and_assign(samples, 3, covariance=covariance, floor=1e-2)
+        else:
+            start = fit(samples, 3, steps=0, covariance=covariance, floor=1e-2)
+            for _ in range(5):
+                start = m_step(samples, e_step(start, samples), covariance=covariance, floor=1e-2)
+            mixtures = start, m_step(samples, e_step(start, samples), floor=0.0)
+        every = [part for mixture in mixtures for part in parts(mixture)]
+        sum((part * direction[0]).square().sum() for part, direction in zip(every, directions, strict=True)).backward()
+        found.append([*every, samples.grad])
+    assert found[0][-2].min() < 1e-2
+    exact = dtype == torch.float64
+    for mine, plain in zip(*found, strict=True):
+        assert mine.dtype == dtype
+        torch.testing.assert_close(mine.double(), plain, rtol=1e-9 if exact else 1e-3, atol=1e-11 if exact else 1e-4)
 
 
 @pytest.mark.parametrize("floor", [0.0, 1e-4])

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from decalign_core.alignment.bures import bures_wasserstein
-from decalign_core.alignment.mixture import GaussianMixture
+from decalign_core.alignment.mixture import GaussianMixture, fit
 from decalign_core.alignment.transport import _log_rounds, _scaled_rounds, exact, joint_cost, sinkhorn
 
 SIZES = {2: (3, 4), 3: (3, 2, 4), 4: (2, 3, 2, 3)}
@@ -320,7 +320,7 @@ def test_rounds_of_scaling_are_rounds_on_logarithms(sizes, ratio, dtype):
     rounding = ratio * torch.finfo(dtype).eps
     for rounds in (1, 2, 3, 10, 100):
         plan, potentials, done = _log_rounds(log_kernel, nus, rounds, None)
-        got, scaled, scaled_done = _scaled_rounds(log_kernel, nus, rounds, -1.0)
+        got, scaled, scaled_done = _scaled_rounds(log_kernel, nus, rounds, -1.0, patience=rounds)
         assert done == scaled_done == rounds
         assert (got - plan).abs().max() <= 20 * rounding
         for one, two in zip(scaled, potentials, strict=True):
@@ -334,7 +334,53 @@ def test_scaling_stops_where_logarithms_do(seed):
     cost, marginals = problem(1400 + seed, (6, 5, 4))
     log_kernel, nus = -30 * torch.as_tensor(cost), tuple(tensors(cost, marginals)[1])
     for tolerance in (1e-2, 1e-4, 1e-8):
-        assert _scaled_rounds(log_kernel, nus, 500, tolerance)[2] == _log_rounds(log_kernel, nus, 500, tolerance)[2]
+        scaled = _scaled_rounds(log_kernel, nus, 500, tolerance, patience=500)
+        assert scaled[2] == _log_rounds(log_kernel, nus, 500, tolerance)[2]
+
+
+@pytest.mark.parametrize("ratio", [1, 30, 100])
+@pytest.mark.parametrize("sizes", [(6, 9), (5, 1, 7), (7, 7, 7), (3, 4, 2, 3)])
+def test_newton_steps_lead_to_the_plan_of_rounds_alone(sizes, ratio):
+    """In no more rounds; some marginals are 0 or tiny."""
+    for seed in range(5):
+        cost, marginals = problem(1500 + seed, sizes)
+        marginals[0][0], marginals[-1][-1] = 0.0, 1e-6
+        log_kernel, nus = -ratio * torch.as_tensor(cost), tensors(cost, marginals)[1]
+        nus = tuple(nu / nu.sum() for nu in nus)
+        wanted, potentials, most = _log_rounds(log_kernel, nus, 20_000, 1e-12)
+        got, found, rounds = _scaled_rounds(log_kernel, nus, 20_000, 1e-12)
+        assert rounds <= most < 20_000
+        torch.testing.assert_close(got, wanted, rtol=1e-6, atol=1e-9)
+        for one, two in zip(found, potentials, strict=True):
+            apart = (one - two)[torch.isfinite(two)]
+            assert torch.equal(torch.isfinite(one), torch.isfinite(two))
+            assert (apart - apart[0]).abs().max() <= 1e-5
+
+
+@both_dtypes
+def test_newton_steps_end_what_takes_rounds_a_thousand(dtype):
+    """Prototypes of 32 samples in 64 dimensions at the official code's epsilon: little mass moves a round."""
+    samples = torch.randn(3, 32, 64, generator=torch.Generator().manual_seed(12), dtype=torch.float64)
+    mixtures = fit(samples, 7)
+    measures = [GaussianMixture(*(part[m] for part in vars(mixtures).values())) for m in range(3)]
+    log_kernel = (-joint_cost(measures) / 64 / 0.1).to(dtype)
+    marginals = [mixture.weights.to(dtype) for mixture in measures]
+    rounds = _log_rounds(log_kernel, marginals, 10_000, 1e-5)[2]
+    plan, _, with_steps = _scaled_rounds(log_kernel, marginals, 10_000, 1e-5)
+    assert with_steps < 25 < 1000 < rounds < 10_000
+    assert oracles.eq8_error(plan.double().numpy(), [nu.double().numpy() for nu in marginals]) <= 2e-5
+
+
+@pytest.mark.parametrize(("seed", "sizes", "most"), [(2916, (6, 9), 50), (449, (4, 4), 30), (5686, (2, 2, 2), 30)])
+def test_newton_steps_that_lead_astray_are_not_taken(seed, sizes, most):
+    """Marginals of which some are tiny, a step tried after every round: taken blindly, they cost thrice ``most``."""
+    rng = np.random.default_rng(seed)
+    log_kernel = -torch.as_tensor(rng.choice([5, 10, 20, 40]) * rng.uniform(size=sizes))
+    marginals = [np.maximum(rng.dirichlet(np.full(size, rng.choice([0.1, 0.5, 3.0]))), 1e-6) for size in sizes]
+    marginals = [torch.as_tensor(nu / nu.sum()) for nu in marginals]
+    plan, _, rounds = _scaled_rounds(log_kernel, marginals, 500, 1e-9, patience=1)
+    assert rounds <= most
+    assert oracles.eq8_error(plan.numpy(), [nu.numpy() for nu in marginals]) <= 1e-9 * 1.01
 
 
 @settings(max_examples=25, deadline=None, derandomize=True, database=None)
