@@ -11,10 +11,8 @@ Runs are spread over processes of this machine, or over the workers of a Dask cl
 
 from __future__ import annotations
 
-import ctypes
 import multiprocessing
 import os
-import sys
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
@@ -31,6 +29,7 @@ from tqdm.auto import tqdm
 
 from decalign_core.data import check_setting
 from decalign_core.files import write_table
+from decalign_core.lab.cluster import connected
 from decalign_core.lab.comparison import comparison
 from decalign_core.lab.controls import CONTROLS
 from decalign_core.lab.experiment import VARIANTS, DataConfig, ExperimentConfig, configure, preset
@@ -181,8 +180,8 @@ def sweep(
     Path(out).mkdir(parents=True, exist_ok=True)
     done = {cell.folder: outcome for cell in wanted if (outcome := _finished(cell))}
     waiting = [cell for cell in wanted if cell.folder not in done]
-    connected = _dask(scheduler) if scheduler and waiting else nullcontext()
-    with connected as cluster, tqdm(total=len(wanted), initial=len(done), disable=not progress, unit="run") as bar:
+    workers = connected(scheduler) if scheduler and waiting else nullcontext()
+    with workers as cluster, tqdm(total=len(wanted), initial=len(done), disable=not progress, unit="run") as bar:
         for outcome in _outcomes(waiting, jobs, cluster):
             done[outcome.cell.folder] = outcome
             bar.set_postfix_str(outcome.cell.name)
@@ -273,26 +272,11 @@ def _collected(executor: Executor, waiting: list[Cell]) -> Iterator[Outcome]:
             yield Outcome(futures[future], error=_line(error))
 
 
-@contextmanager
-def _dask(address: str) -> Iterator[Executor]:
-    try:
-        from distributed import Client
-    except ImportError:
-        raise ImportError('--scheduler needs Dask: pip install "decalign-core[sweep]"') from None
-    try:
-        client = Client(address, timeout=10)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"scheduler: wanted the address of one that is running, got {address!r} ({error})") from None
-    with client, client.get_executor(pure=False, retries=1) as executor:
-        yield executor
-
-
 def run_cell(cell: Cell) -> Outcome:
     """Run one cell to its end, in this process; an error is told in the outcome.
 
     A second sweep that comes to the same run waits for the first and takes its result.
     """
-    _keep_memory()
     try:
         cell.folder.mkdir(parents=True, exist_ok=True)
         with FileLock(cell.folder.with_name(f"{cell.folder.name}.lock")):
@@ -300,17 +284,6 @@ def run_cell(cell: Cell) -> Outcome:
         return Outcome(cell, record)
     except Exception as error:
         return Outcome(cell, error=_line(error))
-
-
-def _keep_memory() -> None:
-    """Undo what Dask's nanny asks of the C library: memory given back at once is fetched anew for each large tensor."""
-    if sys.platform == "linux" and "MALLOC_TRIM_THRESHOLD_" in os.environ:
-        mallopt = getattr(ctypes.CDLL(None), "mallopt", lambda option, value: 0)  # not every C library has it
-        mallopt(_M_TRIM_THRESHOLD, 1 << 30)
-        mallopt(_M_MMAP_THRESHOLD, 1 << 25)  # the most that it takes
-
-
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 
 def _plain_run(cell: Cell) -> RunRecord:

@@ -2,7 +2,6 @@
 
 import multiprocessing
 import os
-import platform
 import signal
 import subprocess
 import sys
@@ -276,29 +275,3 @@ def test_a_notebook_that_makes_another_run_is_told_in_one_line(tmp_path):
     (outcome,) = sweep(small([Row()], tmp_path, seeds=[1], notebook=str(tmp_path / "idle.ipynb")), tmp_path)
     assert "wanted the run" in outcome.error and "the notebook made none" in outcome.error
     assert "\n" not in outcome.error
-
-
-FAULTS = """
-import resource, torch
-from decalign_core.lab import sweep
-
-def faults():
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    for _ in range(50):
-        torch.ones(1 << 20)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-
-given_back = faults()
-sweep._keep_memory()
-faults()
-print(given_back, faults())
-"""
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the setting is glibc's")
-def test_a_dask_worker_keeps_its_memory():
-    """What its nanny asks for would have every page of every large tensor fetched anew."""
-    there = os.environ | {"MALLOC_TRIM_THRESHOLD_": "65536"}
-    told = subprocess.run([sys.executable, "-c", FAULTS], env=there, capture_output=True, text=True, check=True).stdout
-    given_back, kept = map(int, told.split())
-    assert kept < given_back / 10
