@@ -18,7 +18,7 @@ from benchmarks.timing import paired
 from decalign_core.alignment.many import chain, complete, pair_costs, sampled, tree
 from decalign_core.alignment.matching import mmd
 from decalign_core.alignment.mixture import GaussianMixture, e_step, fit, m_step
-from decalign_core.alignment.transport import _log_round, _log_rounds, joint_cost, sinkhorn
+from decalign_core.alignment.transport import _log_round, _log_rounds, _scaled_rounds, joint_cost, sinkhorn
 from decalign_core.lab.training import Trainer
 from decalign_core.nn.attention import attention
 from decalign_core.nn.dropout import dropout
@@ -199,7 +199,7 @@ def _joint(count: int = 3, components: int = 7) -> Call:
 
     def call() -> object:
         cost = joint_cost(measures)
-        return sinkhorn(cost, masses, epsilon=0.1 * float(cost.mean()), iterations=20, tolerance=1e-300)
+        return sinkhorn(cost, masses, epsilon=0.1 * float(cost.mean()), iterations=_ROUNDS, tolerance=1e-300)
 
     return call
 
@@ -207,13 +207,13 @@ def _joint(count: int = 3, components: int = 7) -> Call:
 def _chain(count: int = 3, components: int = 7) -> Call:
     measures = _mixtures(count, components, 8)
     masses, costs = [mixture.weights for mixture in measures], pair_costs(measures, chain(count))
-    return lambda: tree(costs, masses, epsilon=0.1 * _mean(costs), iterations=20, tolerance=1e-300)
+    return lambda: tree(costs, masses, epsilon=0.1 * _mean(costs), iterations=_ROUNDS, tolerance=1e-300)
 
 
 def _sampled(count: int = 3, samples: int = 4096, components: int = 7) -> Call:
     measures = _mixtures(count, components, 8)
     costs = pair_costs(measures, complete(count))
-    options = {"epsilon": 0.1 * count * _mean(costs), "costs": costs, "iterations": 20, "tolerance": 1e-300}
+    options = {"epsilon": 0.1 * count * _mean(costs), "costs": costs, "iterations": _ROUNDS, "tolerance": 1e-300}
     return lambda: sampled(measures, samples=samples, **options)
 
 
@@ -227,6 +227,7 @@ def _of_frames(frames: int) -> float:
     return frames * (2 + 4 + 8) * WIDTH**2 + 2 * frames * 2 * frames * WIDTH
 
 
+_ROUNDS = 8  # of Sinkhorn, none of which tries a Newton step: the laws are those of rounds
 _POWERS = (32, 64, 128, 256, 512, 1024)
 LAWS = (
     Law("training step", "B", "B", (8, 16, 32, 64), lambda n: n, lambda n: _step(samples=n)),
@@ -280,6 +281,7 @@ def pairs() -> dict[str, tuple[Call, Call]]:
         "EM of all modalities at once": _stack_pair(),
         "rounds of Sinkhorn, K = 7": _rounds_pair(7),
         "rounds of Sinkhorn, K = 20": _rounds_pair(20),
+        "Newton steps in Sinkhorn": _newton_pair(),
         "gradient of transport": _envelope_pair(),
         "optimiser": _optimiser_pair(),
     }
@@ -357,6 +359,14 @@ def _rounds_pair(components: int) -> tuple[Call, Call]:
     cost, masses, epsilon = _problem(components)
     given = {"epsilon": epsilon, "iterations": 2000, "tolerance": 1e-5}
     return lambda: _log_rounds(-cost / epsilon, masses, 2000, 1e-5), lambda: sinkhorn(cost, masses, **given)
+
+
+def _newton_pair() -> tuple[Call, Call]:
+    """Prototypes of noise at the official epsilon, some of them of a single sample."""
+    found = fit(torch.randn(3, SAMPLES, WIDTH, generator=torch.Generator().manual_seed(12)), 7)
+    measures = [GaussianMixture(*parts) for parts in zip(found.weights, found.means, found.covariances, strict=True)]
+    given = -joint_cost(measures) / WIDTH / 0.1, tuple(found.weights.unbind()), 10_000, 1e-4
+    return lambda: _scaled_rounds(*given, patience=10_000), lambda: _scaled_rounds(*given)
 
 
 def _envelope_pair() -> tuple[Call, Call]:

@@ -231,14 +231,14 @@ def quota(bytes_a_file):
 
 @pytest.mark.parametrize("name", ["best.pt", "last.pt"])
 def test_a_write_that_the_system_refuses_ends_in_one_line_and_goes_on(cut, folders, name, monkeypatch):
-    original = training._save
+    original = training.save_state
 
     def save(path, state):
         with quota(4096 if path.name == name else resource.RLIM_INFINITY):
             original(path, state)
 
     with monkeypatch.context() as patch, pytest.raises(OSError, match="File too large") as caught:
-        patch.setattr(training, "_save", save)
+        patch.setattr(training, "save_state", save)
         run(cut)
     refused(caught, names=[cut / name])
     assert not list(cut.glob(".*")), "half a file stayed"

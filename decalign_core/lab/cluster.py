@@ -1,4 +1,4 @@
-"""The workers of a Dask cluster: reached by the address of its scheduler, and made ready for runs."""
+"""The workers of a Dask cluster: reached by the address of its scheduler, and kept from disturbing their runs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,6 @@ def connected(address: str) -> Iterator[Executor]:
 
     class Undisturbed(WorkerPlugin):  # Dask's class is no dependency of this module
         def setup(self, worker: object) -> None:
-            keep_memory()
             # a look at all threads' stacks every 10 ms stops a run, which is made of many short operations, each time
             for name in ("profile", "profile-cycle"):
                 if (watching := worker.periodic_callbacks.pop(name, None)) is not None:
@@ -42,7 +41,11 @@ def connected(address: str) -> Iterator[Executor]:
 
 
 def keep_memory() -> None:
-    """Undo what Dask's nanny asks of the C library: memory given back at once is fetched anew for each large tensor."""
+    """Undo what Dask's nanny asks of the C library: memory given back at once is fetched anew for each large tensor.
+
+    The nanny asks by a variable of the environment, which stays where a cluster was started and goes to every process
+    that is started there afterwards, whether Dask is its parent or not.
+    """
     if sys.platform == "linux" and "MALLOC_TRIM_THRESHOLD_" in os.environ:
         mallopt = getattr(ctypes.CDLL(None), "mallopt", lambda option, value: 0)  # not every C library has it
         mallopt(_M_TRIM_THRESHOLD, 1 << 30)

@@ -29,7 +29,7 @@ from tqdm.auto import tqdm
 
 from decalign_core.data import check_setting
 from decalign_core.files import write_table
-from decalign_core.lab.cluster import connected
+from decalign_core.lab.cluster import connected, keep_memory
 from decalign_core.lab.comparison import comparison
 from decalign_core.lab.controls import CONTROLS
 from decalign_core.lab.experiment import VARIANTS, DataConfig, ExperimentConfig, configure, preset
@@ -277,6 +277,7 @@ def run_cell(cell: Cell) -> Outcome:
 
     A second sweep that comes to the same run waits for the first and takes its result.
     """
+    keep_memory()
     try:
         cell.folder.mkdir(parents=True, exist_ok=True)
         with FileLock(cell.folder.with_name(f"{cell.folder.name}.lock")):

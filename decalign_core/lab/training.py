@@ -11,12 +11,9 @@ initialisation, data order and dropout have random streams of their own, whose s
 
 from __future__ import annotations
 
-import json
 import math
-import pickle
 import threading
 import time
-import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -26,17 +23,26 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from filelock import FileLock, Timeout
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm.auto import tqdm
 
 from decalign_core.data import load
-from decalign_core.files import atomic_path, remove_temporaries, write_string, write_table
+from decalign_core.files import write_table
 from decalign_core.lab.controls import CONTROLS, Predictor, fit_control
 from decalign_core.lab.distributed import Group, processes
-from decalign_core.lab.experiment import ExperimentConfig, TrainingConfig, differences
+from decalign_core.lab.experiment import ExperimentConfig, TrainingConfig
 from decalign_core.lab.feeding import Feed, bucketed
+from decalign_core.lab.folders import (
+    alone,
+    belonging,
+    check_data,
+    claim,
+    finished_record,
+    load_state,
+    read_config,
+    save_state,
+)
 from decalign_core.lab.metrics import emotion_metrics, higher_is_better, metric_names, sentiment_metrics
 from decalign_core.lab.results import RunRecord, environment, guarantee, peak_memory
 from decalign_core.model import DecAlign
@@ -74,13 +80,13 @@ def train(
     with processes() as group:
         if folder is None:
             return _train(config, splits, None, resume, progress, group)
-        if (finished := _prepared(folder, config, resume)) is None:
-            with _alone(folder, group):
+        if (finished := finished_record(folder, config, resume)) is None:
+            with alone(folder, group):
                 group.wait()
-                finished = _prepared(folder, config, resume)
+                finished = finished_record(folder, config, resume)
                 if finished is None:
                     return _train(config, splits, folder, resume, progress, group)
-        _check_data(folder, finished.data_hash, splits)
+        check_data(folder, finished.data_hash, splits)
         return finished
 
 
@@ -170,7 +176,7 @@ def _fit(
         fitting = Trainer(config, splits, device, group)
     # only now: a setting that does not fit the data leaves the folder as it was
     if folder is not None and group.leads:
-        _claim(folder, config, resume)
+        claim(folder, config, resume)
     group.wait()
     return fitting if isinstance(fitting, Fitted) else _trained(fitting, folder, progress)
 
@@ -353,7 +359,7 @@ class Trainer:
         # last.pt last: killed before it, the epoch is run again and writes the same other files once more
         if self.best_epoch == self.epoch:
             best = {"config_hash": self.config_hash, "weights": self.best_weights}
-            _save(folder / "best.pt", best | _shape(self.model))
+            save_state(folder / "best.pt", best | _shape(self.model))
         state = {name: part.state_dict() for name, part in self._stateful().items()}
         random = {"order": self.order.get_state(), "dropout": torch.get_rng_state()}
         if self.device.type == "cuda":
@@ -362,7 +368,7 @@ class Trainer:
         progress = {"history": self.history, "best_epoch": self.best_epoch, "seconds": seconds}
         write_table(folder / "history.csv", pd.DataFrame(self.history))
         hashes = {"config_hash": self.config_hash, "data_hash": self.splits.fingerprint()}
-        _save(folder / "last.pt", hashes | state | random | progress)
+        save_state(folder / "last.pt", hashes | state | random | progress)
 
     def resume(self, folder: Path) -> None:
         """Go on where the folder's checkpoint was, if it has one.
@@ -372,13 +378,13 @@ class Trainer:
         """
         if not (folder / "last.pt").is_file():
             return
-        saved, best = (_load(folder / name, self.device, self.config) for name in ("last.pt", "best.pt"))
-        with _belonging(folder / "last.pt"):
+        saved, best = (load_state(folder / name, self.device, self.config) for name in ("last.pt", "best.pt"))
+        with belonging(folder / "last.pt"):
             data_hash = saved["data_hash"]
-        _check_data(folder, data_hash, self.splits)
-        with _belonging(folder / "best.pt"):
+        check_data(folder, data_hash, self.splits)
+        with belonging(folder / "best.pt"):
             self.validated.load_state_dict(best["weights"])
-        with _belonging(folder / "last.pt"):
+        with belonging(folder / "last.pt"):
             self._restore(saved)
         self.best_weights = best["weights"]
 
@@ -494,71 +500,6 @@ def _reproducible(settings: TrainingConfig) -> Iterator[None]:
             torch.set_num_threads(threads)
 
 
-# --- run folders -----------------------------------------------------------------------------------------------------
-
-
-_HINT = "take another folder, or start over (--no-resume)"
-_WRITTEN = ("record.json", "last.pt", "best.pt", "history.csv", "predictions.csv", "confusion.csv", "gap.csv")
-
-
-@contextmanager
-def _alone(folder: Path, group: Group) -> Iterator[None]:
-    """No other process, but those of the group, trains in the folder meanwhile."""
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"run_dir: wanted a folder, got the file {folder}")
-    if not group.leads:
-        yield
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / ".lock", timeout=1)  # a process that was just killed may still be ending
-    try:
-        lock.acquire()
-    except Timeout:
-        raise ValueError(f"run_dir: wanted a folder that no other process trains in, got {folder}") from None
-    try:
-        yield
-    finally:
-        Path(lock.lock_file).unlink(missing_ok=True)
-        lock.release()
-
-
-def _prepared(folder: Path, config: ExperimentConfig, resume: bool) -> RunRecord | None:
-    """The finished record that the folder holds, None where it is free for this configuration; nothing is written."""
-    if not resume:
-        return None
-    if not (folder / "config.json").is_file():
-        if strange := [name for name in _WRITTEN if (folder / name).exists()]:
-            raise ValueError(f"run_dir: wanted a new folder or a run's, got {folder} with {strange[0]} in it; {_HINT}")
-        return None
-    held = _read_config(folder / "config.json")
-    found = held.hash()
-    if found != config.hash():
-        (name, (got, wanted)), *more = differences(held, config).items()
-        told = f"{name} {got!r}, wanted {wanted!r}" + (f" (and {len(more)} more)" if more else "")
-        raise ValueError(f"run_dir: {folder} holds another configuration: {told}; {_HINT}")
-    path = folder / "record.json"
-    record = RunRecord.load(path) if path.is_file() else None
-    if record is not None and record.config_hash != found:
-        raise ValueError(f"{path}: wanted the record of configuration {found}, got that of {record.config_hash}")
-    return record
-
-
-def _claim(folder: Path, config: ExperimentConfig, resume: bool) -> None:
-    """Make the folder this configuration's."""
-    held = folder / "config.json"
-    for name in _WRITTEN:
-        remove_temporaries(folder / name)
-        if not (resume and held.is_file()):
-            (folder / name).unlink(missing_ok=True)
-    remove_temporaries(held)
-    write_string(held, json.dumps(config.to_dict(), indent=2) + "\n")
-
-
-def _check_data(folder: Path, data_hash: str, splits: Splits | None) -> None:
-    if splits is not None and splits.fingerprint() != data_hash:
-        raise ValueError(f"run_dir: {folder} was run on data {data_hash}, wanted {splits.fingerprint()}")
-
-
 @dataclass(frozen=True)
 class Run:
     """A finished or unfinished run, read back from its folder.
@@ -597,81 +538,26 @@ def load_run(run_dir: str | Path, device: str = "cpu") -> Run:
     folder = Path(run_dir)
     if not (folder / "config.json").is_file():
         raise ValueError(f"run_dir: wanted a run folder with config.json, got {folder}")
-    config = _read_config(folder / "config.json")
+    config = read_config(folder / "config.json")
     if config.method in CONTROLS:
         raise ValueError(f"run_dir: {folder} holds the control {config.method!r}, which keeps predictions, no model")
     if not (folder / "best.pt").is_file():
         raise ValueError(f"run_dir: {folder} holds no best.pt: no epoch was finished")
     place = chosen_device(device)
-    saved = _load(folder / "best.pt", place, config)
-    with _belonging(folder / "best.pt"):
+    saved = load_state(folder / "best.pt", place, config)
+    with belonging(folder / "best.pt"):
         modalities = {m: TextEncoder(**x) if isinstance(x, dict) else x for m, x in saved["modalities"].items()}
         outputs, weights = saved["outputs"], saved["weights"]
     model = _build(config, modalities, outputs)
-    with _belonging(folder / "best.pt"):
+    with belonging(folder / "best.pt"):
         model.load_state_dict(weights)
     return Run(folder, config, model.to(place).eval())
-
-
-def _read_config(path: Path) -> ExperimentConfig:
-    try:
-        return ExperimentConfig.from_dict(json.loads(path.read_text(encoding="utf-8")))
-    except ValueError as error:
-        raise ValueError(f"{path}: not a configuration ({error})") from None
 
 
 def _shape(model: nn.Module) -> dict[str, Any]:
     modalities = model.config.modalities.items()
     plain = {name: asdict(what) if isinstance(what, TextEncoder) else int(what) for name, what in modalities}
     return {"modalities": plain, "outputs": model.config.outputs}
-
-
-def _save(path: Path, state: dict[str, Any]) -> None:
-    with atomic_path(path) as temporary:
-        try:
-            with temporary.open("wb") as file:
-                torch.save(state, file)
-        except RuntimeError as error:  # what it says of a full disk; why is in the error that came before it
-            raise next((cause for cause in _before(error) if isinstance(cause, OSError)), error) from None
-
-
-def _before(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__context__
-
-
-def _load(path: Path, device: torch.device, config: ExperimentConfig) -> dict[str, Any]:
-    """A checkpoint of this configuration: tensors and plain values, nothing of it is run."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            if damaged := archive.testzip():  # torch.load does not look at the checksums
-                raise zipfile.BadZipFile(f"{damaged} has another checksum")
-        saved = torch.load(path, map_location=device, weights_only=True)
-    except FileNotFoundError:
-        raise ValueError(f"{path}: no such checkpoint; start over (--no-resume)") from None
-    except pickle.UnpicklingError:
-        raise ValueError(f"{path}: not a readable checkpoint (wanted tensors and plain values, got code)") from None
-    except Exception as error:  # a damaged archive raises anything from EOFError to NotImplementedError
-        raise ValueError(f"{path}: not a readable checkpoint ({_reason(error)}); start over (--no-resume)") from None
-    wanted = config.hash()
-    found = saved.get("config_hash", wanted) if isinstance(saved, dict) else type(saved).__name__
-    if found != wanted:
-        raise ValueError(f"{path}: wanted a checkpoint of configuration {wanted}, got {found}")
-    return saved
-
-
-@contextmanager
-def _belonging(path: Path) -> Iterator[None]:
-    """What does not fit inside is told as a checkpoint that is not this run's."""
-    try:
-        yield
-    except (KeyError, TypeError, AttributeError, ValueError, RuntimeError, IndexError) as error:
-        raise ValueError(f"{path}: not a checkpoint of this run ({_reason(error)})") from None
-
-
-def _reason(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]
 
 
 def _prediction_table(splits: Splits, predictions: dict[str, Tensor]) -> pd.DataFrame:

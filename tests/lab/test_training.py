@@ -425,7 +425,7 @@ def test_folders_without_a_run_are_one_line(tmp_path, content):
 
 def test_a_run_without_a_finished_epoch_has_no_model(tmp_path, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(training, "_save", lambda *_: (_ for _ in ()).throw(Killed))
+        patch.setattr(training, "save_state", lambda *_: (_ for _ in ()).throw(Killed))
         run(make_config(), run_dir=tmp_path / "run")
     with pytest.raises(ValueError, match=r"holds no best\.pt"):
         load_run(tmp_path / "run")
