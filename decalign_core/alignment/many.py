@@ -280,10 +280,9 @@ class _Centres:
         noise = torch.randn(size, dtype=about.dtype, device=about.device, generator=generator)
         centres = (about + spread * torch.cat([noise, -noise])).flatten(0, 1)[:samples]  # in opposite pairs
         # single precision: R times the tuples' exponentials are most of the work, and rounding is far below chance
-        distances = torch.cdist(centres.float(), about.float()).square()
-        log_density = (-distances / (2 * spread**2)).logsumexp(1).double()
-        factor = len(points) / epsilon
-        return cls([-factor * torch.cdist(centres, z).square() for z in points], -log_density)
+        log_density = _log_kernel(centres.float(), about.float(), 1 / (2 * spread**2)).logsumexp(1).double()
+        kernels = _log_kernel(centres, torch.cat(points), len(points) / epsilon)
+        return cls([kernel.contiguous() for kernel in kernels.split([len(z) for z in points], dim=1)], -log_density)
 
     def every_second(self, start: int) -> _Centres:
         return _Centres([kernel[start::2] for kernel in self.kernels], self.log_weight[start::2])
@@ -293,15 +292,23 @@ class _Centres:
         potentials = list(start.potentials)
         scores = [kernel + f for kernel, f in zip(self.kernels, potentials, strict=True)]
         reach = [score.logsumexp(1) for score in scores]
+        total = self.log_weight + sum(reach)
         done, off = 0, math.inf
         while done < iterations and off > tolerance:
             done, off = done + 1, 0.0
             for m, (kernel, nu) in enumerate(zip(self.kernels, masses, strict=True)):
-                others = self.log_weight + sum(r for other, r in enumerate(reach) if other != m)
+                others = total - reach[m]
                 met = (kernel + others.unsqueeze(1)).logsumexp(0)
                 off = max(off, float(((met + potentials[m]).exp() - nu).abs().max()))
                 potentials[m] = nu.log() - met
                 scores[m] = kernel + potentials[m]
                 reach[m] = scores[m].logsumexp(1)
-        mass = (self.log_weight + sum(reach)).softmax(0)
+                total = others + reach[m]
+        mass = total.softmax(0)
         return _Mixture(potentials, mass, [score.softmax(1) for score in scores], done)
+
+
+def _log_kernel(x: Tensor, y: Tensor, factor: float) -> Tensor:
+    """``-factor |x_i - y_j|^2`` by a matrix product; what it cancels is small beside a spread of samples."""
+    ends = [-factor * z.square().sum(1) for z in (x, y)]
+    return torch.addmm(ends[1], x, y.mT, alpha=2 * factor).add_(ends[0].unsqueeze(1))

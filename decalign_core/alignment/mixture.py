@@ -171,14 +171,10 @@ def fit(
     Raises:
         ValueError: where ``components`` is not within 1 ... N, or ``x`` or ``init`` has another shape.
     """
-    if x.ndim < 2:
-        raise ValueError(f"x: wanted samples (N, d), got shape {tuple(x.shape)}")
-    n = x.shape[-2]
-    if not 1 <= components <= n:
-        raise ValueError(f"components: wanted 1 ... {n}, the number of samples, got {components}")
+    _check(x, components)
     if init is not None and init.means.shape[-2:] != (components, x.shape[-1]):
         raise ValueError(f"init: wanted means {(components, x.shape[-1])}, got {tuple(init.means.shape)}")
-    rows = None if init else _rows(n, components, generator)
+    rows = _rows(x.shape[-2], components, generator) if init is None else None
     if steps and covariance == "diag" and (init is None or init.is_diagonal) and _is_fast(x):
         return _diagonal_steps(x, rows if init is None else init, steps, floor)[0]
     mixture = _start(x, rows, covariance, floor) if init is None else init
@@ -198,10 +194,18 @@ def fit_and_assign(
     Raises:
         ValueError: as :func:`fit`.
     """
-    if steps and covariance == "diag" and _is_fast(x) and 1 <= components <= x.shape[-2]:
+    _check(x, components)
+    if steps and covariance == "diag" and _is_fast(x):
         return _diagonal_steps(x, _rows(x.shape[-2], components, None), steps, floor, assign=True)
     mixture = fit(x, components, steps=steps, covariance=covariance, floor=floor)
     return mixture, m_step(x, e_step(mixture, x), floor=0.0)
+
+
+def _check(x: Tensor, components: int) -> None:
+    if x.ndim < 2:
+        raise ValueError(f"x: wanted samples (N, d), got shape {tuple(x.shape)}")
+    if not 1 <= components <= x.shape[-2]:
+        raise ValueError(f"components: wanted 1 ... {x.shape[-2]}, the number of samples, got {components}")
 
 
 def _rows(n: int, components: int, generator: torch.Generator | None) -> Tensor:

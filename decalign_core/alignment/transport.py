@@ -17,8 +17,8 @@ their place: it multiplies the plan of a round before, which does not underflow 
 :math:`u_m = \exp(\Delta f_m / \varepsilon)`. Both are the same round; where the vectors grow so large or small that an
 entry lost to underflow could come to matter, they are put into the potentials and a round on logarithms follows.
 
-Rounds converge linearly, and slowly where a prototype of little mass is far from the others. After some of them a
-Newton step on all potentials at once is tried before a round (Brauer et al. 2017, for M = 2): the derivative of the
+Rounds converge linearly, and slowly where a prototype of little mass is far from the others. Where many are left to do,
+a Newton step on all potentials at once is tried before a round (Brauer et al. 2017, for M = 2): the derivative of the
 marginals is made of the marginals of the plan's pairs. It is kept where Eq 7's dual gains by it, as it does by every
 round; so convergence stays certain, and becomes quadratic.
 
@@ -206,31 +206,41 @@ def _scale(
     In NumPy: with few prototypes, calling PyTorch's operators would take longer than what they compute.
     """
     wanted, spans = np.concatenate(marginals), _spans(base.shape)
-    wait = patience + len(wanted) ** 3 // (8 * base.size)  # what solving for a Newton step takes, in rounds
-    found, after = np.ones_like(wanted), wait
+    # what a Newton step takes, in rounds: solving for it, and summing the plan over all but each pair
+    price = 1 + len(wanted) ** 3 // (8 * base.size) + base.ndim**2 // 4
+    found, before, rate, after = np.ones_like(wanted), math.inf, 0.0, patience
     with np.errstate(all="ignore"):  # a scaling out of range is found by its value
         for done in range(rounds + 1):
             u = [found[span] for span in spans]
             partial = _partial_sums(base, u)
-            if _is_met(partial, u, marginals, tolerance):
+            error = _error(partial, u, marginals, tolerance)
+            if error <= tolerance:
                 return u, done, True
             if done == rounds:
                 break
             following = None
-            if done >= after:
+            if done >= after and _left(error, tolerance, rate) > 2 * price:
                 leap = found * np.exp(_newton(base, u, wanted))
                 better = _round(_partial_sums(base, [leap[span] for span in spans]), marginals)
                 # after a round the plan's mass is 1, and what Eq 7's dual gained is the gain of its linear part
                 if wanted @ np.log(better / found) > 0:
                     following = better
                 else:
-                    after, wait = done + wait, 2 * wait
+                    after, patience = done + patience, 2 * patience
             if following is None:
-                following = _round(partial, marginals)
+                following, rate = _round(partial, marginals), error / before if before else 1.0
+                before = error
             if not _is_safe(following, base.ndim):
                 break
             found = following
     return u, done, False
+
+
+def _left(error: float, tolerance: float, rate: float) -> float:
+    """Rounds until an error that a round multiplies by ``rate`` is within the tolerance."""
+    if not 0 < tolerance < error < math.inf or not rate < 1:
+        return math.inf
+    return math.log(tolerance / error) / math.log(rate) if rate > 0 else 0.0
 
 
 def _spans(sizes: Sequence[int]) -> list[slice]:
@@ -276,14 +286,16 @@ def _newton(base: np.ndarray, scalings: Sequence[np.ndarray], wanted: np.ndarray
     return np.linalg.solve(slope, wanted - p).astype(base.dtype)
 
 
-def _is_met(
+def _error(
     partial: Sequence[np.ndarray], scalings: Sequence[np.ndarray], marginals: Sequence[np.ndarray], tolerance: float
-) -> bool:
-    # the last marginal was met last; the first, whose sum costs nothing, says most often that there is more to do
-    return all(
-        np.maximum.reduce(np.abs(scalings[m] * _contracted(partial[m], scalings[:m]) - marginals[m])) <= tolerance
-        for m in range(len(marginals) - 1)
-    )
+) -> float:
+    """The violation of the first marginal that is not met, in order; the last was met last."""
+    for m in range(len(marginals) - 1):
+        got = scalings[m] * _contracted(partial[m], scalings[:m])
+        error = float(np.maximum.reduce(np.abs(got - marginals[m])))
+        if not error <= tolerance:  # NaN too
+            break
+    return error
 
 
 def _contracted(sums: np.ndarray, scalings: Sequence[np.ndarray]) -> np.ndarray:
