@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -304,7 +304,7 @@ def heterogeneity(pooled: ByModality, config: ObjectiveConfig | None = None) -> 
     options = {"steps": config.em_steps, "covariance": config.covariance, "floor": config.floor}
     every, assigned = map(_joined, zip(*(fit_and_assign(x, components, **options) for x in samples), strict=True))
     mixtures = dict(zip(usable, _each(every), strict=True))
-    plan = _plan(every, config, scale)
+    plan = _plan(every, list(mixtures.values()), config, scale)
     prototype = scale * _prototype(every, assigned)
     return Heterogeneity(_transport_term(plan, mixtures, config), prototype, mixtures, plan)
 
@@ -324,16 +324,18 @@ def _joined(batches: tuple[GaussianMixture, ...]) -> GaussianMixture:
     return GaussianMixture(*map(torch.cat, zip(*parts, strict=True)))
 
 
-def _each(batch: GaussianMixture) -> list[GaussianMixture]:
+def _each(batch: GaussianMixture) -> Iterator[GaussianMixture]:
     parts = (part.unbind() for part in (batch.weights, batch.means, batch.covariances))
-    return list(itertools.starmap(GaussianMixture, zip(*parts, strict=True)))
+    return itertools.starmap(GaussianMixture, zip(*parts, strict=True))
 
 
-def _plan(every: GaussianMixture, config: ObjectiveConfig, scale: float) -> Transport | many.PairTransport:
-    measures, marginals = _each(every), every.weights.unbind()
+def _plan(
+    every: GaussianMixture, measures: list[GaussianMixture], config: ObjectiveConfig, scale: float
+) -> Transport | many.PairTransport:
+    marginals = [mixture.weights for mixture in measures]
     options = {"iterations": config.sinkhorn_iterations, "tolerance": config.sinkhorn_tolerance}
     if config.coupling == "dense":
-        cost = scale * _joint_cost(every)
+        cost = scale * (_joint_cost(every) if every.is_diagonal else joint_cost(measures))
         return sinkhorn(cost, marginals, epsilon=_epsilon(cost.detach().mean(), config), **options)
     # Eq 6 of a mixture times a number is Eq 6 times its square
     scaled = [GaussianMixture(m.weights, m.means * math.sqrt(scale), m.covariances * scale) for m in measures]
@@ -347,8 +349,6 @@ def _plan(every: GaussianMixture, config: ObjectiveConfig, scale: float) -> Tran
 
 
 def _joint_cost(every: GaussianMixture) -> Tensor:
-    if not every.is_diagonal:
-        return joint_cost(_each(every))
     # one matrix of all prototypes is faster to fill than its blocks one after the other
     flat = GaussianMixture(*(part.flatten(0, 1) for part in (every.weights, every.means, every.covariances)))
     costs = bures_wasserstein(flat, flat).unflatten(1, every.weights.shape).unflatten(0, every.weights.shape)

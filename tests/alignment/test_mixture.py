@@ -467,7 +467,7 @@ def test_assigned_samples_are_one_more_step_without_a_floor(covariance, dtype):
     """Values and gradients, those of both mixtures at once; some variances lie under the floor."""
     generator = torch.Generator().manual_seed(5)
     x = torch.randn(2, 12, 3, generator=generator, dtype=torch.float64) * torch.tensor([1.0, 1.0, 0.03])
-    directions = [torch.randn(7, generator=generator, dtype=torch.float64) for _ in range(6)]
+    factors = torch.randn(6, generator=generator, dtype=torch.float64)
     found = []
     for assign in (True, False):
         samples = x.to(dtype if assign else torch.float64).requires_grad_()
@@ -479,7 +479,7 @@ def test_assigned_samples_are_one_more_step_without_a_floor(covariance, dtype):
                 start = m_step(samples, e_step(start, samples), covariance=covariance, floor=1e-2)
             mixtures = start, m_step(samples, e_step(start, samples), floor=0.0)
         every = [part for mixture in mixtures for part in parts(mixture)]
-        sum((part * direction[0]).square().sum() for part, direction in zip(every, directions, strict=True)).backward()
+        sum((factor * part).square().sum() for factor, part in zip(factors, every, strict=True)).backward()
         found.append([*every, samples.grad])
     assert found[0][-2].min() < 1e-2
     exact = dtype == torch.float64

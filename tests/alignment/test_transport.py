@@ -361,8 +361,8 @@ def test_newton_steps_lead_to_the_plan_of_rounds_alone(sizes, ratio):
 def test_newton_steps_end_what_takes_rounds_a_thousand(dtype):
     """Prototypes of 32 samples in 64 dimensions at the official code's epsilon: little mass moves a round."""
     samples = torch.randn(3, 32, 64, generator=torch.Generator().manual_seed(12), dtype=torch.float64)
-    mixtures = fit(samples, 7)
-    measures = [GaussianMixture(*(part[m] for part in vars(mixtures).values())) for m in range(3)]
+    found = fit(samples, 7)
+    measures = [GaussianMixture(*parts) for parts in zip(found.weights, found.means, found.covariances, strict=True)]
     log_kernel = (-joint_cost(measures) / 64 / 0.1).to(dtype)
     marginals = [mixture.weights.to(dtype) for mixture in measures]
     rounds = _log_rounds(log_kernel, marginals, 10_000, 1e-5)[2]
