@@ -289,6 +289,8 @@ def _found(head: bytes, error: Exception) -> str:
     """What a file is that is no pickle, as far as its first bytes and the error tell."""
     if head.startswith(b"PK\x03\x04"):
         return "a zip archive, as PyTorch and NumPy write them"
+    if head.startswith(b"\x1f\x8b"):
+        return "a gzip archive (unpack it first)"
     return f"{type(error).__name__}: {error!s:.200} (the file begins with {head!r})" if head else "an empty file"
 
 
