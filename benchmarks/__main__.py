@@ -32,6 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--official", type=Path, help="a checkout of the official code, to be measured beside ours")
     parser.add_argument("--rounds", type=positive, default=15, help="how often each candidate is called (default: 15)")
     parser.add_argument("--device", default="cpu", help="of the case training_step, e.g. cuda (default: cpu)")
+    parser.add_argument("--compile", action="store_true", help="measure training_step by torch.compile beside")
     parser.add_argument("--threads", type=positive, default=1, help="threads of PyTorch (default: 1)")
     parser.add_argument(
         "--out", type=Path, default=Path("_build/benchmarks.json"), help="the JSON (default: %(default)s)"
@@ -56,7 +57,7 @@ def main(arguments: list[str] | None = None) -> int:
     found: dict[str, pd.DataFrame] = {}
     for name in given.cases or CASES:
         print(f"\n{name}: {CASES[name].__doc__}", flush=True)
-        found[name] = CASES[name](Options(given.official, given.rounds, given.device))
+        found[name] = CASES[name](Options(given.official, given.rounds, given.device, given.compile))
         print(found[name].to_string(index=False, float_format=lambda number: f"{number:.4g}"), flush=True)
         if given.records:
             _write_record(given.records / f"benchmarks_{name}.csv", found[name], about)

@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from decalign_core.alignment.many import Pair, chain, complete, pair_costs, pair
 from decalign_core.alignment.mixture import GaussianMixture
 from decalign_core.alignment.transport import joint_cost, sinkhorn
 from decalign_core.lab.experiment import ExperimentConfig, configure, preset
-from decalign_core.lab.training import Trainer
+from decalign_core.lab.training import Trainer, build_model
 from decalign_core.objective import heterogeneity, homogeneity
 from decalign_core.types import Batch, Splits
 
@@ -29,11 +30,13 @@ SAMPLES, FRAMES, WIDTH = 32, 50, 64
 
 @dataclass(frozen=True)
 class Options:
-    """What the command line gives: a checkout of the official code or None, how often to repeat, the step's device."""
+    """What the command line gives: a checkout of the official code or None, how often to repeat, and of the training
+    step its device and whether it is also measured compiled."""
 
     official: Path | None = None
     rounds: int = 15
     device: str = "cpu"
+    compile: bool = False
 
 
 def training_step(options: Options) -> pd.DataFrame:
@@ -47,16 +50,37 @@ def training_step(options: Options) -> pd.DataFrame:
     tables = []
     for name, frames in lengths.items():
         batch = _batch(frames, generator)
-        trainer = Trainer(_configuration(), Splits(train=batch, valid=batch, test=batch), torch.device(options.device))
-        trainer.model.train()
-        rows = torch.arange(SAMPLES)
-        candidates = {"official": lambda batch=batch: official.step(batch)} if official else {}
-        candidates["ours"] = lambda trainer=trainer, rows=rows: float(trainer.step(rows)["total"])
-        table = paired(candidates, rounds=options.rounds).assign(case=name)
-        count = {"ours": trainer.model} | ({"official": official.model} if official else {})
-        table["parameters"] = [sum(p.numel() for p in count[what].parameters()) for what in table["what"]]
-        tables.append(table)
-    return pd.concat(tables)
+        candidates = {"official": partial(official.step, batch)} if official else {}
+        candidates["ours"] = _step(batch, options.device, compiled=False)
+        if options.compile:
+            candidates["ours, compiled"] = _step(batch, options.device, compiled=True)
+        candidates = {what: _finished(call, options.device) for what, call in candidates.items()}
+        tables.append(paired(candidates, rounds=options.rounds).assign(case=name))
+    table = pd.concat(tables)
+    ours = build_model(_configuration(), Splits(train=batch, valid=batch, test=batch))
+    models = [official.model if what == "official" else ours for what in table["what"]]
+    return table.assign(parameters=[sum(p.numel() for p in model.parameters()) for model in models])
+
+
+def _step(batch: Batch, device: str, *, compiled: bool) -> Callable[[], object]:
+    changes = {"training.compile": compiled}
+    if device != "cpu":  # a fixed number of rounds: a look at the marginal error would wait for the device
+        changes["objective.sinkhorn_tolerance"] = None
+    config = configure(changes, _configuration())
+    trainer = Trainer(config, Splits(train=batch, valid=batch, test=batch), torch.device(device))
+    trainer.model.train()
+    return partial(trainer.step, torch.arange(SAMPLES))
+
+
+def _finished(call: Callable[[], object], device: str) -> Callable[[], object]:
+    """The call, and the wait until the device has done what it put into the queue."""
+
+    def whole() -> None:
+        call()
+        if torch.device(device).type != "cpu":
+            torch.accelerator.synchronize()
+
+    return whole
 
 
 def alignment_terms(options: Options) -> pd.DataFrame:

@@ -86,6 +86,7 @@ def _add_data_choice(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--text-encoder", metavar="NAME", help="a Hugging Face encoder, by name or path", **given)
     parser.add_argument("--fine-tune", action="store_true", help="train the text encoder along", **given)
     parser.add_argument("--device", help="auto, cpu, cuda, cuda:1, ... (default: auto)", **given)
+    parser.add_argument("--compile", action="store_true", help="translate the model by torch.compile first", **given)
     parser.add_argument(
         "--set",
         dest="changes",
@@ -162,6 +163,7 @@ def _changes(arguments: argparse.Namespace) -> dict[str, object]:
         "fine_tune": "data.fine_tune",
         "seed": "training.seed",
         "device": "training.device",
+        "compile": "training.compile",
     }
     return changes | {key: getattr(arguments, name) for name, key in named.items() if hasattr(arguments, name)}
 

@@ -193,7 +193,7 @@ def _gradient_if(weight: float) -> torch.set_grad_enabled:
 
 
 def _rows(tensors: ByModality, present: Mapping[str, Tensor | None]) -> dict[str, Tensor]:
-    return {name: values if (rows := present[name]) is None else values[rows] for name, values in tensors.items()}
+    return {name: values if present[name] is None else values[present[name]] for name, values in tensors.items()}
 
 
 _REGRESSION = {"mse": F.mse_loss, "mae": F.l1_loss, "smooth_l1": F.smooth_l1_loss}

@@ -33,7 +33,8 @@ def bures_wasserstein(p: GaussianMixture, q: GaussianMixture) -> Tensor:
     if p.means.shape[-1] != q.means.shape[-1]:
         raise ValueError(f"q: wanted means of width {p.means.shape[-1]} as p's, got {q.means.shape[-1]}")
     if p.is_diagonal and q.is_diagonal:
-        return _Diagonal.apply(p.means, p.covariances, q.means, q.covariances)
+        other = (part.clone() if q is p else part for part in (q.means, q.covariances))
+        return _Diagonal.apply(p.means, p.covariances, *other)  # given one tensor twice, it could not be compiled
     return squared_distances(p.means, q.means) + _bures(_full(p), _full(q))
 
 

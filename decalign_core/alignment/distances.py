@@ -13,7 +13,7 @@ _AT_ONCE = 2**20  # differences that are held at a time
 
 def squared_distances(x: Tensor, y: Tensor) -> Tensor:
     """``|x_i - y_j|^2`` of points ``(..., n, d)`` and ``(..., n', d)``: ``(..., n, n')``, exactly 0 at equal points."""
-    return _SquaredDistances.apply(x, y)
+    return _SquaredDistances.apply(x, y.clone() if y is x else y)  # given one tensor twice, it could not be compiled
 
 
 class _SquaredDistances(torch.autograd.Function):

@@ -86,6 +86,8 @@ class TrainingConfig:
             before it: one epoch's value on a small validation split is mostly chance.
         device: "auto", "cpu", "cuda", ...; no part of the configuration's identity.
         precision: "auto" takes bf16 autocast on a GPU that has it; statistics stay in float32.
+        compile: translate the model by ``torch.compile``, which takes a minute or more, before the first step; on an
+            accelerator the objective too, where ``objective.sinkhorn_tolerance`` is None.
         threads: CPU threads of a run, whatever runs beside it.
     """
 
@@ -108,6 +110,7 @@ class TrainingConfig:
     selection_window: int = 3
     device: str = "auto"
     precision: Literal["auto", "float32", "bf16"] = "auto"
+    compile: bool = False
     threads: int = 1
 
     def __post_init__(self) -> None:
@@ -183,8 +186,9 @@ class ExperimentConfig:
         values["training"].pop("device")
         if not values["peer"]:
             values.pop("peer")
-        if not values["training"]["bucketed"]:  # runs from before it was there are the same runs
-            values["training"].pop("bucketed")
+        for name in ("bucketed", "compile"):  # runs from before they were there are the same runs
+            if not values["training"][name]:
+                values["training"].pop(name)
         if not values["data"]["missing"]:
             values["data"].pop("missing")  # complete data have the hash that they had before it could be set
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -221,11 +222,24 @@ class Trainer:
         self._check_shares()
         self.schedule = _schedule(self.optimiser, self.settings, self.steps)
         self.average = _average(self.model, self.settings)
+        self._represent, self._losses = self._functions()
         self.selection = self.settings.selection or ("waf1" if splits.scale == "emotion" else "mae")
         if self.selection not in metric_names(splits.scale):
             wanted = ", ".join(metric_names(splits.scale))
             raise ValueError(f"training.selection: wanted one of {wanted}, got {self.selection!r}")
         self.best_epoch, self.best_weights = 0, self.validated.state_dict()
+
+    def _functions(self) -> tuple[Callable[[Batch], Representation], Callable[[Representation, Batch], Losses]]:
+        """A batch's representation, and the losses of both."""
+        represent, losses = self.model, partial(objective, config=self.config.objective)
+        if self.config.method in PEERS:
+            losses = partial(PEERS[self.config.method].objective, config=self.model.config)
+        if not self.settings.compile:
+            return represent, losses
+        _check_compiler(self.device)
+        # on a CPU the statistics run in NumPy; a tolerance looks at values, each look would cut the program in two
+        whole = self.device.type != "cpu" and self.config.objective.sinkhorn_tolerance is None
+        return torch.compile(represent), torch.compile(losses) if whole else losses
 
     def _check_shares(self) -> None:
         last = len(self.splits.train) - (self.steps - 1) * self.settings.batch_size
@@ -316,7 +330,7 @@ class Trainer:
         """
         batch = self._labelled(rows, self.feed[rows] if batch is None else batch)
         with _autocast(self.device, self.settings.precision):
-            own = self.model(self.group.share(batch))
+            own = self._represent(self.group.share(batch))
         representation = self.group.gathered_representation(own, len(rows))
         losses = self._losses(representation, batch)
         self.optimiser.zero_grad()
@@ -333,11 +347,6 @@ class Trainer:
             self.labels.observe(rows, representation)
         terms = {name: value for name, value in vars(losses).items() if isinstance(value, Tensor)}
         return {name: value.detach() for name, value in (terms | dict(losses.auxiliary)).items()}
-
-    def _losses(self, representation: Representation, batch: Batch) -> Losses:
-        if self.config.method in PEERS:
-            return PEERS[self.config.method].objective(representation, batch, self.model.config)
-        return objective(representation, batch, self.config.objective)
 
     def fitted(self) -> Fitted:
         """The epoch that validation chose."""
@@ -482,6 +491,14 @@ def _autocast(device: torch.device, precision: str) -> torch.autocast:
     supported = device.type == "cuda" and torch.cuda.is_bf16_supported()
     enabled = precision == "bf16" or (precision == "auto" and supported)
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled)
+
+
+def _check_compiler(device: torch.device) -> None:
+    try:
+        torch.compile(torch.sin)(torch.ones(2, device=device))
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[0][:120]
+        raise ValueError(f"training.compile: wanted a machine with a compiler, got {reason}") from None
 
 
 _ONE_AT_A_TIME = threading.RLock()  # random state and number of threads are the process's, not a thread's

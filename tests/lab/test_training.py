@@ -10,6 +10,7 @@ import sys
 import time
 from contextlib import nullcontext
 from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -663,12 +664,22 @@ def without_a_modality(splits, rows):
     return replace(splits, train=replace(splits.train, masks={**splits.train.masks, "far": mask}))
 
 
-@pytest.mark.parametrize("all_present", [True, False])
-def test_a_step_never_looks_at_a_value(all_present, monkeypatch):
-    """On tensors that have no values, whatever would make the host wait for an accelerator is an error."""
+def compile_as(monkeypatch, **options):
+    """Compile without translation to machine code, which takes minutes and is PyTorch's own; the graphs stay."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, **options))
+
+
+@pytest.mark.parametrize(("all_present", "compiled"), [(True, False), (False, False), (True, True)])
+def test_a_step_never_looks_at_a_value(all_present, compiled, monkeypatch):
+    """On tensors that have no values, whatever would make the host wait for an accelerator is an error.
+
+    So is, compiled, what would cut the model or the objective in two.
+    """
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())
+    compile_as(monkeypatch, backend="eager", fullgraph=True)
     splits = make_splits() if all_present else without_a_modality(make_splits(), [1, 5, 30])
-    config = make_config(objective__sinkhorn_tolerance=None, objective__sinkhorn_iterations=5, training__average=0.9)
+    rounds = {"objective__sinkhorn_tolerance": None, "objective__sinkhorn_iterations": 5}
+    config = make_config(**rounds, training__average=0.9, training__compile=compiled)
     trainer = training.Trainer(config, splits, torch.device("meta"))
     for group in trainer.optimiser.param_groups:
         group.update(fused=False, foreach=True)  # there is no fused kernel for such tensors
@@ -676,3 +687,26 @@ def test_a_step_never_looks_at_a_value(all_present, monkeypatch):
     assert {value.device.type for value in losses.values()} == {"meta"}
     with pytest.raises(RuntimeError, match="meta"):
         float(losses["total"])
+
+
+def test_compiled_steps_are_the_same_steps(monkeypatch):
+    compile_as(monkeypatch, backend="eager")
+    plain, compiled = (
+        training.Trainer(make_config(training__compile=how), make_splits(), torch.device("cpu"))
+        for how in (False, True)
+    )
+    for trainer in (plain, compiled):
+        torch.manual_seed(0)
+        trainer.model.train()
+        trainer.losses = [trainer.step(torch.arange(8)) for _ in range(2)][1]
+    torch.testing.assert_close(compiled.losses, plain.losses)
+    torch.testing.assert_close(compiled.model.state_dict(), plain.model.state_dict())
+
+
+def test_a_machine_without_a_compiler_is_told(monkeypatch):
+    def failing(*_, **__):
+        raise RuntimeError("InvalidCxxCompiler: No working C++ compiler found\nin a long story")
+
+    monkeypatch.setattr(torch, "compile", lambda function: failing)
+    with pytest.raises(ValueError, match=r"^training\.compile: wanted .* got InvalidCxxCompiler: .* found$"):
+        run(make_config(training__compile=True))
