@@ -26,7 +26,7 @@ from torch import Tensor
 from decalign_core.alignment import many
 from decalign_core.alignment.bures import bures_wasserstein
 from decalign_core.alignment.matching import median_bandwidth, mmd, moments
-from decalign_core.alignment.mixture import GaussianMixture, fit_and_assign
+from decalign_core.alignment.mixture import GaussianMixture, common_start, fit_and_assign
 from decalign_core.alignment.transport import Transport, joint_cost, sinkhorn
 from decalign_core.types import Batch, ByModality, Losses, Representation
 
@@ -144,21 +144,25 @@ class ObjectiveConfig:
 def objective(representation: Representation, batch: Batch, config: ObjectiveConfig | None = None) -> Losses:
     """Eq 13 of a representation and the batch that it was made from.
 
-    Samples whose modality is absent (mask all False) are left out of that modality's statistics. A term of weight 0 is
-    computed for the record, without gradient. Everything runs in float32 or better, also under mixed precision.
+    Samples whose modality is absent (mask all False) are left out of that modality's statistics; in Eq 1's mean over
+    the batch they count 0. A term of weight 0 is computed for the record, without gradient. Everything runs in float32
+    or better, also under mixed precision.
     """
     config = config or ObjectiveConfig()
     with torch.autocast(representation.prediction.device.type, enabled=False):
         weights = _weights(config)
         # a batch that was trimmed on the host says who is present: looking at a mask would wait for an accelerator
-        present = batch.present or {name: mask.any(dim=1) for name, mask in representation.masks.items()}
+        held = {name: mask.any(dim=1) for name, mask in representation.masks.items()}
+        present = batch.present or held
+        complete = all(rows is None for rows in present.values())
         task = task_loss(representation.prediction, batch.target, config)
         with _gradient_if(weights["decoupling"]):
             apart = decoupling(
                 representation.unique, representation.common, masks=representation.masks, penalty=config.penalty
             )
         with _gradient_if(weights["transport"] or weights["prototype"]):
-            hete = heterogeneity(_rows(representation.pooled_unique, present), config)
+            pooled = _rows(representation.pooled_unique, present)
+            hete = heterogeneity(pooled, config, present=None if complete else held)
         with _gradient_if(weights["semantic"] or weights["mmd"]):
             homo = homogeneity(_rows(representation.latent, present), config)
         with _gradient_if(weights["contrastive"]):
@@ -286,12 +290,20 @@ class Heterogeneity:
     plan: Transport | many.PairTransport | None = None
 
 
-def heterogeneity(pooled: ByModality, config: ObjectiveConfig | None = None) -> Heterogeneity:
+def heterogeneity(
+    pooled: ByModality, config: ObjectiveConfig | None = None, *, present: ByModality | None = None
+) -> Heterogeneity:
     """Eq 9 of pooled unique features ``(N_m, d)`` by modality.
 
     Modalities with fewer than 2 samples are left out; with fewer than 2 modalities left both terms are 0. All
     modalities take the same number of prototypes, ``min(components, smallest N_m)``. The prototype term is the mean
     over samples, summed over prototypes and dimensions, averaged over ordered pairs of modalities, equal index k.
+
+    Args:
+        pooled: of the samples that have the modality.
+        config: the default one if None.
+        present: by modality, which samples of the batch ``(B,)`` have it, so that prototypes of equal index start from
+            the same samples; None where all have it.
     """
     config = config or ObjectiveConfig()
     usable = {name: _accurate(x) for name, x in pooled.items() if len(x) > 1}
@@ -299,14 +311,27 @@ def heterogeneity(pooled: ByModality, config: ObjectiveConfig | None = None) -> 
         zero = _zero(pooled)
         return Heterogeneity(zero, zero)
     scale = 1 / next(iter(usable.values())).shape[1] if config.scale_by_width else 1.0
-    samples = _stacked(list(usable.values()))
     components = min(config.components, *(len(x) for x in usable.values()))
-    options = {"steps": config.em_steps, "covariance": config.covariance, "floor": config.floor}
-    every, assigned = map(_joined, zip(*(fit_and_assign(x, components, **options) for x in samples), strict=True))
+    every, assigned = _mixtures(usable, components, config, present)
     mixtures = dict(zip(usable, _each(every), strict=True))
     plan = _plan(every, list(mixtures.values()), config, scale)
     prototype = scale * _prototype(every, assigned)
     return Heterogeneity(_transport_term(plan, mixtures, config), prototype, mixtures, plan)
+
+
+def _mixtures(
+    usable: ByModality, components: int, config: ObjectiveConfig, present: ByModality | None
+) -> tuple[GaussianMixture, GaussianMixture]:
+    """The modalities' prototypes, and the statistics of the samples that they assign, as a batch of mixtures each."""
+    options = {"steps": config.em_steps, "covariance": config.covariance, "floor": config.floor}
+    if present is None:
+        fits = [fit_and_assign(x, components, **options) for x in _stacked(list(usable.values()))]
+    else:
+        starts = common_start(torch.stack([present[name] for name in usable]), components)
+        pairs = zip(usable.values(), starts, strict=True)
+        fits = [fit_and_assign(x.unsqueeze(0), components, **options, start=rows) for x, rows in pairs]
+    every, assigned = (_joined(batches) for batches in zip(*fits, strict=True))
+    return every, assigned
 
 
 def _stacked(samples: list[Tensor]) -> list[Tensor]:

@@ -164,7 +164,8 @@ def fit(
         steps: EM steps; 0 returns the start.
         covariance: ``"diag"`` or ``"full"``.
         floor: least variance (or eigenvalue), in squared feature units.
-        init: the mixture to start from; None takes K samples as means, the batch's covariance and equal weights.
+        init: the mixture to start from; None takes K samples as means, the batch's covariance and equal weights. Two
+            equal samples among them stay two equal components.
         generator: draws the K samples at random; None takes them evenly spaced over the batch, so that component k
             starts from the same sample in every modality.
 
@@ -184,21 +185,53 @@ def fit(
 
 
 def fit_and_assign(
-    x: Tensor, components: int, *, steps: int = 5, covariance: str = "diag", floor: float = 1e-4
+    x: Tensor,
+    components: int,
+    *,
+    steps: int = 5,
+    covariance: str = "diag",
+    floor: float = 1e-4,
+    start: Tensor | None = None,
 ) -> tuple[GaussianMixture, GaussianMixture]:
     """:func:`fit`, and how the samples ``(N, d)`` lie about it: their weighted statistics under its responsibilities.
 
     The second mixture has for each component the mean responsibility, and the mean and the variances of the samples
-    weighted by it: one more M step, diagonal whatever ``covariance`` is, without a floor.
+    weighted by it: one more M step, diagonal whatever ``covariance`` is, without a floor. ``start`` has the rows
+    ``(K,)`` of the samples that are the first means, see :func:`common_start`; evenly spaced ones if None.
 
     Raises:
         ValueError: as :func:`fit`.
     """
     _check(x, components)
+    rows = _rows(x.shape[-2], components, None) if start is None else start
     if steps and covariance == "diag" and _is_fast(x):
-        return _diagonal_steps(x, _rows(x.shape[-2], components, None), steps, floor, assign=True)
-    mixture = fit(x, components, steps=steps, covariance=covariance, floor=floor)
+        return _diagonal_steps(x, rows, steps, floor, assign=True)
+    options = {"steps": steps, "covariance": covariance, "floor": floor}
+    mixture = fit(x, components, init=_start(x, rows, covariance, floor), **options)
     return mixture, m_step(x, e_step(mixture, x), floor=0.0)
+
+
+def common_start(present: Tensor, components: int) -> Tensor:
+    """Rows ``(M, K)`` of each modality's own samples to start from, so that component k starts alike in all.
+
+    They are evenly spaced over the samples of the batch that all modalities have. Where these are fewer than K, they
+    are K samples that most modalities have, and a modality that lacks one takes another of its own in its place.
+    Looks at no value on the host.
+
+    Args:
+        present: ``(M, B)`` bool, which samples of the batch a modality has; K at least.
+        components: K.
+    """
+    held = present.sum(0)
+    widely, turn = (held == held.amax()).sum(), torch.arange(components, device=present.device)
+    spaced = (turn * (widely - 1) / max(components - 1, 1)).round().long()
+    by_count = held.argsort(descending=True, stable=True)
+    chosen = by_count[torch.where(widely >= components, spaced, turn)].sort().values
+    has = present[:, chosen]
+    others = present & ~torch.zeros_like(present[0]).index_fill(0, chosen, True)
+    spare = others.byte().argsort(dim=1, descending=True, stable=True)
+    start = torch.where(has, chosen, spare.gather(1, ((~has).cumsum(1) - 1).clamp_min(0)))
+    return (present.cumsum(1) - 1).gather(1, start)
 
 
 def _check(x: Tensor, components: int) -> None:

@@ -1,5 +1,6 @@
 """Eq 2-4: the mixture, its responsibilities, and EM, against literal loops and scikit-learn."""
 
+import itertools
 import math
 import warnings
 
@@ -11,7 +12,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture as SklearnMixture
 
 from decalign_core.alignment import mixture as mixture_module
-from decalign_core.alignment.mixture import GaussianMixture, e_step, fit, fit_and_assign, m_step
+from decalign_core.alignment.mixture import GaussianMixture, common_start, e_step, fit, fit_and_assign, m_step
 
 TINY = 1e-12
 TOLERANCE = {torch.float64: {"rtol": 1e-9, "atol": 1e-10}, torch.float32: {"rtol": 2e-4, "atol": 2e-5}}
@@ -503,3 +504,58 @@ def test_what_is_not_finite_passes_through_without_a_warning():
     x = torch.randn(8, 3)
     x[2, 1] = torch.nan
     assert torch.isnan(fit(x.requires_grad_(), 2).means).any()
+
+
+# -------------------------------------------------------------------------------------------------------- common start
+
+
+def literal_start(present, components):
+    """Sample by sample: evenly spaced ones that all have, else those that most have; others where one is lacking."""
+    held = present.sum(0)
+    widely = [n for n in range(len(held)) if held[n] == held.max()]
+    if len(widely) >= components:
+        chosen = [widely[round(k * (len(widely) - 1) / max(components - 1, 1))] for k in range(components)]
+    else:
+        chosen = sorted(sorted(range(len(held)), key=lambda n: (-held[n], n))[:components])
+    starts = []
+    for row in present:
+        others = iter(n for n in range(len(held)) if row[n] and n not in chosen)
+        samples = [n if row[n] else next(others) for n in chosen]
+        starts.append([int(row[:n].sum()) for n in samples])
+    return starts
+
+
+@pytest.mark.parametrize("share", [0.1, 0.4, 0.8, 1.0])
+def test_common_start_is_the_literal_one(share):
+    rng = np.random.default_rng(0)
+    for samples, components in itertools.product((7, 20, 33), (1, 2, 5, 7)):
+        present = rng.random((3, samples)) < share
+        present[:, :components] |= present.sum(1, keepdims=True) < components  # every modality has K samples
+        assert common_start(torch.as_tensor(present), components).tolist() == literal_start(present, components)
+
+
+@pytest.mark.parametrize("covariance", ["diag", "full"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_complete_modalities_start_as_a_fit_alone_does(covariance, dtype):
+    x = torch.as_tensor(np.random.default_rng(1).normal(size=(20, 4)), dtype=dtype)
+    (start, same) = common_start(torch.ones(2, 20, dtype=torch.bool), 7)
+    assert start.tolist() == same.tolist()
+    for given, alone in zip(
+        fit_and_assign(x, 7, covariance=covariance, start=start),
+        fit_and_assign(x, 7, covariance=covariance),
+        strict=True,
+    ):
+        torch.testing.assert_close(vars(given), vars(alone), rtol=0, atol=0)
+
+
+def test_prototypes_of_one_index_hold_the_same_samples_though_others_are_absent():
+    """Two modalities that are the same, with other samples absent in each: most samples keep one index in both."""
+    rng = np.random.default_rng(2)
+    x = torch.as_tensor(rng.normal(size=(60, 8)))
+    present = torch.as_tensor(rng.random((2, 60)) < 0.7)
+    agree = {}
+    for how, starts in {"common": common_start(present, 5), "apart": [None, None]}.items():
+        fits = [fit_and_assign(x[rows], 5, start=start)[0] for rows, start in zip(present, starts, strict=True)]
+        both = [e_step(mixture, x[present.all(0)]).argmax(1) for mixture in fits]
+        agree[how] = float((both[0] == both[1]).float().mean())
+    assert agree["common"] > 0.6 > agree["apart"]
