@@ -58,9 +58,9 @@ class ObjectiveConfig:
             scale of the features; else in units of the cost.
         sinkhorn_iterations: rounds of Sinkhorn at most.
         sinkhorn_tolerance: marginal error to stop at; None runs every round without a look at the values.
-        coupling: what of the joint plan is solved: "dense", all tuples of Eq 5, K^M of them; "sampled", all pairs, by
-            samples of a latent centre (diagonal covariances); "chain" or "star", exactly, the costs of neighbouring
-            pairs or of pairs with the first modality alone, a departure from Eq 5.
+        coupling: what of the joint plan is solved: "dense", all tuples of Eq 5, K^M of them, 2**28 at most;
+            "sampled", all pairs, by samples of a latent centre (diagonal covariances); "chain" or "star", exactly, the
+            costs of neighbouring pairs or of pairs with the first modality alone, a departure from Eq 5.
         samples: of the latent centre, for "sampled".
         through_marginals: let the gradient of Eq 7 also flow through the marginals, the mixtures' weights.
         scale_by_width: divide Eq 9 and Eq 10 by the width of what they compare, so that alpha and beta mean the same at
@@ -339,12 +339,19 @@ def _each(batch: GaussianMixture) -> Iterator[GaussianMixture]:
     return itertools.starmap(GaussianMixture, zip(*parts, strict=True))
 
 
+_MOST_CELLS = 2**28  # 1 GiB a tensor of the plan's shape in float32, of which solving it takes several
+
+
 def _plan(
     every: GaussianMixture, measures: list[GaussianMixture], config: ObjectiveConfig, scale: float
 ) -> Transport | many.PairTransport:
     marginals = [mixture.weights for mixture in measures]
     options = {"iterations": config.sinkhorn_iterations, "tolerance": config.sinkhorn_tolerance}
     if config.coupling == "dense":
+        if len(marginals[0]) ** len(marginals) > _MOST_CELLS:
+            wanted = f"'sampled', 'chain' or 'star' for a plan of more than {_MOST_CELLS} cells"
+            got = f"'dense' with {len(marginals[0])} prototypes of each of {len(marginals)} modalities"
+            raise ValueError(f"objective.coupling: wanted {wanted}, got {got}")
         cost = scale * (_joint_cost(every) if every.is_diagonal else joint_cost(measures))
         return sinkhorn(cost, marginals, epsilon=_epsilon(cost.detach().mean(), config), **options)
     # Eq 6 of a mixture times a number is Eq 6 times its square
