@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import fields
-from functools import cache
 from numbers import Real
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -33,7 +32,7 @@ def numbers(section: str, record: Any, wanted: str, holds: Callable[[float], boo
     """
     for name in names:
         given = getattr(record, name)
-        if given is None and type(None) in get_args(_hints(type(record))[name]):
+        if given is None and name in _allowed(record):
             continue
         several = given.values() if isinstance(given, Mapping) else [given]
         if not all(isinstance(value, Real) and holds(value) for value in several):
@@ -47,13 +46,24 @@ def at_least(section: str, record: Any, least: int, *names: str) -> None:
 
 def choices(section: str, record: Any) -> None:
     """Refuse a setting that is none of its Literal's values."""
-    for name, hint in _hints(type(record)).items():
-        given, allowed = getattr(record, name), get_args(hint)
-        if get_origin(hint) is Literal and given not in allowed:
+    for name, allowed in _allowed(record).items():
+        given = getattr(record, name)
+        if None not in allowed and given not in allowed:
             raise ValueError(f"{section}.{name}: wanted one of {', '.join(allowed)}, got {given!r}")
 
 
-_hints = cache(get_type_hints)
+_ALLOWED: dict[type, dict[str, tuple[Any, ...]]] = {}
+
+
+def _allowed(record: Any) -> dict[str, tuple[Any, ...]]:
+    """The values of each Literal, and None of each setting that may be None, by name."""
+    # looked up in a plain table: a compiled objective, in which a peer makes its task's settings, reads no annotations
+    kind = type(record)
+    if kind not in _ALLOWED:
+        hints = get_type_hints(kind).items()
+        literals = {name: get_args(hint) for name, hint in hints if get_origin(hint) is Literal}
+        _ALLOWED[kind] = literals | {name: (None,) for name, hint in hints if type(None) in get_args(hint)}
+    return _ALLOWED[kind]
 
 
 def heads_divide_width(section: str, record: Any) -> None:
