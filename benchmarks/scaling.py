@@ -311,9 +311,9 @@ def _frames_pair(mask: Tensor) -> tuple[Call, Call]:
     x = torch.randn(SAMPLES, FRAMES, WIDTH).requires_grad_()
 
     def plain() -> None:
-        at, rows, keys_at, keys, seen = transformer._start(x, [x, x], mask, [mask, mask], packed=False)
+        at, rows, keys_at, keys = transformer._start(x, [x, x], mask, [mask, mask], packed=False)
         for layer in transformer.layers:
-            rows = layer(rows, keys, at, keys_at, seen)
+            rows = layer(rows, keys, at, keys_at)
         at.unpack(transformer.norm(rows)).where(mask.unsqueeze(-1), 0).sum().backward()
 
     return plain, lambda: transformer(x, [x, x], mask, [mask, mask]).sum().backward()

@@ -19,6 +19,7 @@ from decalign_core.nn.dropout import Dropout
 from decalign_core.nn.encoders import LatentEncoder, TemporalProjection, masked_mean, part_encoder
 from decalign_core.nn.text import TextEncoder
 from decalign_core.nn.transformer import CrossModalTransformer
+from decalign_core.settings import at_least, choices, ending, heads_divide_width, numbers, rate
 from decalign_core.types import Batch, ByModality, Representation
 
 PerModality = float | dict[str, float]
@@ -76,26 +77,16 @@ class DecAlignConfig:
     output_dropout: float = 0.5
 
     def __post_init__(self) -> None:
-        for name in ("outputs", "width", "heads", "kernel_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"model.{name}: wanted at least 1, got {getattr(self, name)}")
-        if self.latent_width is not None and self.latent_width < 1:
-            raise ValueError(f"model.latent_width: wanted at least 1, got {self.latent_width}")
+        at_least("model", self, 1, "outputs", "width", "heads", "kernel_size", "latent_width")
+        at_least("model", self, 0, "layers")
+        heads_divide_width("model", self)
+        choices("model", self)
+        numbers("model", self, "rates in [0, 1)", rate, *ending(self, "_dropout"))
         for name, what in self.modalities.items():
             if not isinstance(what, TextEncoder) and what < 1:
                 raise ValueError(f"model.modalities: wanted a width of at least 1 for {name!r}, got {what}")
-        if self.layers < 0:
-            raise ValueError(f"model.layers: wanted at least 0, got {self.layers}")
-        if self.width % self.heads:
-            raise ValueError(f"model.heads: wanted a divisor of width {self.width}, got {self.heads}")
-        if self.latent not in ("off", "shared", "per_modality"):
-            raise ValueError(f"model.latent: wanted 'off', 'shared' or 'per_modality', got {self.latent!r}")
         if len(self.modalities) == 1:
             raise ValueError(f"model.modalities: wanted at least 2, got {sorted(self.modalities)}")
-        for name in ("input", "attention", "feedforward", "residual", "embedding", "output"):
-            rate = getattr(self, f"{name}_dropout")
-            if not all(0 <= value < 1 for value in (rate.values() if isinstance(rate, Mapping) else [rate])):
-                raise ValueError(f"model.{name}_dropout: wanted rates in [0, 1), got {rate}")
 
 
 class DecAlign(nn.Module):

@@ -28,6 +28,7 @@ from decalign_core.alignment.bures import bures_wasserstein
 from decalign_core.alignment.matching import median_bandwidth, mmd, moments
 from decalign_core.alignment.mixture import GaussianMixture, common_start, fit_and_assign
 from decalign_core.alignment.transport import Transport, joint_cost, sinkhorn
+from decalign_core.settings import choices, ending, not_negative, numbers, positive
 from decalign_core.types import Batch, ByModality, Losses, Representation
 
 
@@ -57,9 +58,9 @@ class ObjectiveConfig:
             scale of the features; else in units of the cost.
         sinkhorn_iterations: rounds of Sinkhorn at most.
         sinkhorn_tolerance: marginal error to stop at; None runs every round without a look at the values.
-        coupling: what of the joint plan is solved: "dense", all tuples of Eq 5, K^M of them; "sampled", all pairs, by
-            samples of a latent centre (diagonal covariances); "chain" or "star", exactly, the costs of neighbouring
-            pairs or of pairs with the first modality alone, a departure from Eq 5.
+        coupling: what of the joint plan is solved: "dense", all tuples of Eq 5, K^M of them, 2**28 at most;
+            "sampled", all pairs, by samples of a latent centre (diagonal covariances); "chain" or "star", exactly, the
+            costs of neighbouring pairs or of pairs with the first modality alone, a departure from Eq 5.
         samples: of the latent centre, for "sampled".
         through_marginals: let the gradient of Eq 7 also flow through the marginals, the mixtures' weights.
         scale_by_width: divide Eq 9 and Eq 10 by the width of what they compare, so that alpha and beta mean the same at
@@ -100,30 +101,24 @@ class ObjectiveConfig:
     temperature: float = 0.1
 
     def __post_init__(self) -> None:
-        for name in ("components", "em_steps", "sinkhorn_iterations", "samples", "floor", "epsilon", "temperature"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"objective.{name}: wanted a positive number, got {getattr(self, name)}")
-        for name in _WEIGHTS:
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"objective.{name}: wanted a number from 0 on, got {getattr(self, name)}")
-        if not (self.sinkhorn_tolerance is None or self.sinkhorn_tolerance > 0):
-            wanted = "None or a positive number"
-            raise ValueError(f"objective.sinkhorn_tolerance: wanted {wanted}, got {self.sinkhorn_tolerance}")
-        if not self.bandwidth_multiples or not all(0 < value < math.inf for value in self.bandwidth_multiples):
-            got = tuple(self.bandwidth_multiples)
-            raise ValueError(f"objective.bandwidth_multiples: wanted positive numbers, one at least, got {got}")
-        for name, choices in _CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise ValueError(f"objective.{name}: wanted one of {sorted(choices)}, got {getattr(self, name)!r}")
+        object.__setattr__(self, "bandwidth_multiples", tuple(self.bandwidth_multiples))
+        sizes = "components", "em_steps", "sinkhorn_iterations", "samples", "floor", "epsilon", "temperature"
+        numbers("objective", self, "a positive number", positive, *sizes)
+        weights = *ending(self, "_weight"), "alpha", "beta"
+        numbers("objective", self, "a number from 0 on", not_negative, *weights)
+        numbers("objective", self, "None or a positive number", positive, "sinkhorn_tolerance")
+        multiples = self.bandwidth_multiples
+        if not (multiples and all(map(positive, multiples))):
+            raise ValueError(f"objective.bandwidth_multiples: wanted positive numbers, one at least, got {multiples}")
+        if self.bandwidth != "median" and not (isinstance(self.bandwidth, (int, float)) and positive(self.bandwidth)):
+            raise ValueError(f"objective.bandwidth: wanted 'median' or a positive number, got {self.bandwidth!r}")
+        choices("objective", self)
         if self.coupling == "sampled" and self.covariance != "diag":
             raise ValueError(
                 f"objective.covariance: wanted 'diag' with the coupling 'sampled', got {self.covariance!r}"
             )
         if self.coupling != "dense" and self.through_marginals:
             raise ValueError(f"objective.coupling: wanted 'dense' with through_marginals, got {self.coupling!r}")
-        if self.bandwidth != "median" and not (isinstance(self.bandwidth, (int, float)) and self.bandwidth > 0):
-            raise ValueError(f"objective.bandwidth: wanted 'median' or a positive number, got {self.bandwidth!r}")
-        object.__setattr__(self, "bandwidth_multiples", tuple(self.bandwidth_multiples))
 
     @classmethod
     def letter(cls, **changes: object) -> ObjectiveConfig:
@@ -218,16 +213,6 @@ def task_loss(prediction: Tensor, target: Tensor, config: ObjectiveConfig) -> Te
 
 
 _PENALTIES = {"signed": lambda cosine: cosine, "squared": torch.square}
-_WEIGHTS = (
-    *("binary_weight", "decoupling_weight", "alpha", "beta", "contrastive_weight"),
-    *("transport_weight", "prototype_weight", "semantic_weight", "mmd_weight"),
-)
-_CHOICES = {
-    "task": _REGRESSION,
-    "penalty": _PENALTIES,
-    "covariance": ("diag", "full"),
-    "coupling": ("dense", "sampled", "chain", "star"),
-}
 
 
 def decoupling(
@@ -354,12 +339,19 @@ def _each(batch: GaussianMixture) -> Iterator[GaussianMixture]:
     return itertools.starmap(GaussianMixture, zip(*parts, strict=True))
 
 
+_MOST_CELLS = 2**28  # 1 GiB a tensor of the plan's shape in float32, of which solving it takes several
+
+
 def _plan(
     every: GaussianMixture, measures: list[GaussianMixture], config: ObjectiveConfig, scale: float
 ) -> Transport | many.PairTransport:
     marginals = [mixture.weights for mixture in measures]
     options = {"iterations": config.sinkhorn_iterations, "tolerance": config.sinkhorn_tolerance}
     if config.coupling == "dense":
+        if len(marginals[0]) ** len(marginals) > _MOST_CELLS:
+            wanted = f"'sampled', 'chain' or 'star' for a plan of more than {_MOST_CELLS} cells"
+            got = f"'dense' with {len(marginals[0])} prototypes of each of {len(marginals)} modalities"
+            raise ValueError(f"objective.coupling: wanted {wanted}, got {got}")
         cost = scale * (_joint_cost(every) if every.is_diagonal else joint_cost(measures))
         return sinkhorn(cost, marginals, epsilon=_epsilon(cost.detach().mean(), config), **options)
     # Eq 6 of a mixture times a number is Eq 6 times its square

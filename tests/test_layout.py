@@ -75,6 +75,7 @@ def test_no_cycles():
         ("decalign_core.nn", [f"decalign_core.{x}" for x in ("model", "objective", "alignment", "data", "lab")]),
         ("decalign_core.peers", [f"decalign_core.{x}" for x in ("model", "data", "lab")]),
         ("decalign_core.types", [f"decalign_core.{x}" for x in ("model", "objective", "alignment", "data", "lab")]),
+        ("decalign_core.settings", ["decalign_core"]),
     ],
 )
 def test_rooms_do_not_know(room, forbidden):

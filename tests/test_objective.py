@@ -1,5 +1,6 @@
 """Eq 1, 9, 10, 11, 13: the losses of a representation, against literal loops and the laws that the design states."""
 
+import sys
 from itertools import permutations
 
 import numpy as np
@@ -851,6 +852,24 @@ def test_every_coupling_trains_eight_modalities(coupling):
     gradients = torch.autograd.grad(found.transport, list(pooled.values()))
     assert all(gradient.isfinite().all() and gradient.abs().max() > 0 for gradient in gradients)
     assert found.plan.marginal_error <= 1e-4
+
+
+HERE = sys.modules[heterogeneity.__module__]  # the package's attribute of that name is the function
+
+
+def test_a_plan_of_too_many_cells_names_the_other_couplings(monkeypatch):
+    monkeypatch.setattr(HERE, "_joint_cost", lambda *_: pytest.fail("the plan was made"))
+    said = "^objective.coupling: wanted 'sampled', 'chain' or 'star' .* 268435456 cells, got 'dense' with 7 prototypes"
+    for count in (10, 13):
+        with pytest.raises(ValueError, match=f"{said} of each of {count} modalities$"):
+            heterogeneity(clusters(count), ObjectiveConfig())
+
+
+def test_a_plan_of_as_many_cells_as_there_may_be_is_solved(monkeypatch):
+    monkeypatch.setattr(HERE, "_MOST_CELLS", 4**3)
+    assert heterogeneity(clusters(3), ObjectiveConfig(components=4)).plan.plan.shape == (4, 4, 4)
+    with pytest.raises(ValueError, match="more than 64 cells"):
+        heterogeneity(clusters(3), ObjectiveConfig(components=5))
 
 
 @pytest.mark.parametrize(

@@ -9,11 +9,10 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal
 
 from jsonargparse import ArgumentError, ArgumentParser
 
@@ -22,6 +21,7 @@ from decalign_core.lab.controls import CONTROLS
 from decalign_core.model import DecAlignConfig
 from decalign_core.objective import ObjectiveConfig
 from decalign_core.peers import PEERS
+from decalign_core.settings import choices, not_negative, numbers, positive, rate
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,7 @@ class DataConfig:
     missing: float = 0.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.missing <= 1:
-            raise ValueError(f"data.missing: wanted a chance in [0, 1], got {self.missing}")
+        numbers("data", self, "a chance in [0, 1]", lambda chance: 0 <= chance <= 1, "missing")
 
 
 @dataclass(frozen=True)
@@ -114,25 +113,15 @@ class TrainingConfig:
     threads: int = 1
 
     def __post_init__(self) -> None:
-        positive = ("epochs", "batch_size", "learning_rate", "encoder_learning_rate", "patience", "threads")
-        for name in (*positive, "selection_window"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"training.{name}: wanted a positive number, got {getattr(self, name)}")
-        if self.threads > _MOST_THREADS:
-            raise ValueError(f"training.threads: wanted at most {_MOST_THREADS}, got {self.threads}")
-        for name, choices in _CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise ValueError(f"training.{name}: wanted one of {', '.join(choices)}, got {getattr(self, name)!r}")
-        for name in ("warmup", "average", "factor"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"training.{name}: wanted a number in [0, 1), got {getattr(self, name)}")
-        for name in ("weight_decay", "clip", "plateau_patience", "seed"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"training.{name}: wanted no negative number, got {getattr(self, name)}")
+        above = ("epochs", "batch_size", "learning_rate", "encoder_learning_rate", "patience", "threads")
+        numbers("training", self, "a positive number", positive, *above, "selection_window")
+        numbers("training", self, f"at most {_MOST_THREADS}", lambda threads: threads <= _MOST_THREADS, "threads")
+        choices("training", self)
+        numbers("training", self, "a number in [0, 1)", rate, "warmup", "average", "factor")
+        others = ("weight_decay", "clip", "plateau_patience", "seed")
+        numbers("training", self, "no negative number", not_negative, *others)
 
 
-_HINTS = get_type_hints(TrainingConfig)
-_CHOICES = {name: get_args(hint) for name, hint in _HINTS.items() if get_origin(hint) is Literal}
 _MOST_THREADS = 1024  # Danger: with many more, PyTorch ends the process
 METHODS = ("decalign", *PEERS, *CONTROLS)
 _FROM_DATA = ("modalities", "outputs")  # of a peer's settings

@@ -128,30 +128,8 @@ def _cut(ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     return ids[:, :length], mask[:, :length]
 
 
-def split_text_bert(text_bert: Tensor | np.ndarray) -> tuple[Tensor, Tensor]:
-    """Token ids ``(B, T)`` int64 and mask ``(B, T)`` bool of MMSA's ``text_bert``.
-
-    Args:
-        text_bert: ``(B, 3, T)`` integers, or the same as floats; row 0 holds ids, row 1 the mask, row 2 segments.
-
-    Raises:
-        ValueError: for another shape, ids that are no whole numbers ≥ 0, or a mask with other values than 0 and 1.
-    """
-    values = torch.as_tensor(text_bert)
-    if values.ndim != 3 or values.shape[1] != 3:
-        raise ValueError(f"text_bert: wanted shape (B, 3, T), got {tuple(values.shape)}")
-    ids, mask = values[:, 0], values[:, 1]
-    whole = torch.isfinite(ids) & (ids == ids.long()) & (ids >= 0)
-    if not whole.all():
-        raise ValueError(f"text_bert row 0: wanted token ids, whole numbers from 0, got {ids[~whole][0].item()}")
-    binary = (mask == 0) | (mask == 1)
-    if not binary.all():
-        raise ValueError(f"text_bert row 1: wanted a mask of 0 and 1, got {mask[~binary][0].item()}")
-    return ids.long(), mask.bool()
-
-
 @torch.no_grad()
-def encode(encoder: TextEncoder, texts: Sequence[str], *, batch_size: int = 64) -> tuple[Tensor, Tensor]:
+def encode(encoder: TextEncoder, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
     """Frozen states of raw texts: ``(B, T, width)`` float32 and their mask ``(B, T)``, on the CPU.
 
     T is the longest of the texts in tokens, at most ``encoder.max_length``; frames of padding are 0.
@@ -159,11 +137,10 @@ def encode(encoder: TextEncoder, texts: Sequence[str], *, batch_size: int = 64) 
     """
     backbone = replace(encoder, fine_tune=False).build()
     ids, mask = encoder.tokens(texts)
-    lengths = mask.sum(dim=1)
     states = torch.zeros(*ids.shape, backbone.width)
-    for rows in lengths.argsort(stable=True).split(batch_size):
-        longest = int(lengths[rows].max())
-        states[rows, :longest] = backbone(ids[rows, :longest], mask[rows, :longest])
+    for rows in last_valid(mask).argsort(stable=True).split(LIKE_LENGTH):
+        part = backbone(*_cut(ids[rows], mask[rows]))
+        states[rows, : part.shape[1]] = part
     return states, mask
 
 

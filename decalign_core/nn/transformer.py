@@ -71,9 +71,9 @@ class CrossModalTransformer(nn.Module):
         so that one's padding does not move the next. Without any context the queries attend to themselves, in each
         layer as the layer before refined them.
         """
-        at, x, keys_at, keys, mask = self._start(queries, contexts, query_mask, context_masks)
+        at, x, keys_at, keys = self._start(queries, contexts, query_mask, context_masks)
         for layer in self.layers:
-            x = layer(x, x if keys is None else keys, at, keys_at, mask)
+            x = layer(x, x if keys is None else keys, at, keys_at)
         return at.unpack(self.norm(x)).where(query_mask.unsqueeze(-1), 0)
 
     @torch.no_grad()
@@ -81,12 +81,12 @@ class CrossModalTransformer(nn.Module):
         self, queries: Tensor, contexts: Sequence[Tensor], query_mask: Tensor, context_masks: Sequence[Tensor]
     ) -> list[Tensor]:
         """Weights ``(B, heads, T, S_1 + S_2 + ...)`` that each layer really uses, the mask honoured in all of them."""
-        at, x, keys_at, keys, mask = self._start(queries, contexts, query_mask, context_masks, packed=False)
+        at, x, keys_at, keys = self._start(queries, contexts, query_mask, context_masks, packed=False)
         maps = []
         for layer in self.layers:
             seen = x if keys is None else keys
-            maps.append(layer.attention_map(x, seen, at, keys_at, mask))
-            x = layer(x, seen, at, keys_at, mask)
+            maps.append(layer.attention_map(x, seen, at, keys_at))
+            x = layer(x, seen, at, keys_at)
         return maps
 
     def _start(
@@ -96,16 +96,16 @@ class CrossModalTransformer(nn.Module):
         query_mask: Tensor,
         context_masks: Sequence[Tensor],
         packed: bool | None = None,
-    ) -> tuple[Frames, Tensor, Frames, Tensor | None, Tensor]:
-        """Queries and keys (None for the queries themselves) as the first layer takes them, and the keys' mask."""
+    ) -> tuple[Frames, Tensor, Frames, Tensor | None]:
+        """Queries and keys (None for the queries themselves) as the first layer takes them."""
         at = Frames(query_mask, packed)
         x = self.dropout(at.pack(self._embed(queries)))
         if not contexts:
-            return at, x, at, None, query_mask
+            return at, x, at, None
         mask = torch.cat(list(context_masks), dim=1)
         keys_at = Frames(mask, packed)
         keys = keys_at.pack(torch.cat([self._embed(context) for context in contexts], dim=1))
-        return at, x, keys_at, self.dropout(keys), mask
+        return at, x, keys_at, self.dropout(keys)
 
     def _embed(self, x: Tensor) -> Tensor:
         embedded = self.scale * x
@@ -143,29 +143,29 @@ class _Layer(nn.Module):
             nn.init.xavier_uniform_(projection.weight)
             nn.init.zeros_(projection.bias)
 
-    def forward(self, x: Tensor, keys: Tensor, at: Frames, keys_at: Frames, mask: Tensor) -> Tensor:
-        """Refined rows of ``x``; ``mask`` ``(B, S)`` says which of the keys' frames are valid."""
+    def forward(self, x: Tensor, keys: Tensor, at: Frames, keys_at: Frames) -> Tensor:
+        """Refined rows of ``x``, which sees the valid frames of ``keys_at``."""
         if self.norm_first:
-            x = x + self.dropout(self._attend(*self._normed(x, keys), at, keys_at, mask))
+            x = x + self.dropout(self._attend(*self._normed(x, keys), at, keys_at))
             return x + self.dropout(self.feedforward(self.feedforward_norm(x)))
-        x = self.attention_norm(x + self.dropout(self._attend(x, keys, at, keys_at, mask)))
+        x = self.attention_norm(x + self.dropout(self._attend(x, keys, at, keys_at)))
         return self.feedforward_norm(x + self.dropout(self.feedforward(x)))
 
     def _normed(self, x: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
         normed = self.attention_norm(x)
         return normed, normed if keys is x else self.attention_norm(keys)
 
-    def _attend(self, x: Tensor, keys: Tensor, at: Frames, keys_at: Frames, mask: Tensor) -> Tensor:
+    def _attend(self, x: Tensor, keys: Tensor, at: Frames, keys_at: Frames) -> Tensor:
         query, pairs = self._split(at.unpack(self.query(x))), keys_at.unpack(self.key_value(keys))
         key, value = (self._split(part) for part in pairs.chunk(2, dim=-1))
-        attended = attention(query, key, value, mask, self.attention_dropout if self.training else 0.0)
+        attended = attention(query, key, value, keys_at.mask, self.attention_dropout if self.training else 0.0)
         return self.output(at.pack(attended.transpose(1, 2).flatten(2)))
 
-    def attention_map(self, x: Tensor, keys: Tensor, at: Frames, keys_at: Frames, mask: Tensor) -> Tensor:
+    def attention_map(self, x: Tensor, keys: Tensor, at: Frames, keys_at: Frames) -> Tensor:
         x, keys = self._normed(x, keys) if self.norm_first else (x, keys)
         query = self._split(at.unpack(self.query(x)))
         key = self._split(keys_at.unpack(self.key_value(keys)).chunk(2, dim=-1)[0])
-        return attention_weights(query, key, mask)
+        return attention_weights(query, key, keys_at.mask)
 
     def _split(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, heads, T, d / heads)

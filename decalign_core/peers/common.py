@@ -8,7 +8,7 @@ where the method has losses of its own, ``objective(representation, batch, confi
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Literal, Protocol
 
 import torch
@@ -18,12 +18,16 @@ from decalign_core.nn.dropout import Dropout
 from decalign_core.nn.encoders import last_valid, masked_mean
 from decalign_core.nn.text import TextEncoder
 from decalign_core.objective import ObjectiveConfig, task_loss
+from decalign_core.settings import at_least, choices, ending, not_negative, numbers, rate
 from decalign_core.types import Batch, ByModality, Losses, Representation
 
 
 @dataclass(frozen=True)
 class PeerConfig:
     """Settings that every peer has.
+
+    A peer's own are held to what their names say: whole numbers are at least 1, a ``…dropout`` is a rate in [0, 1), a
+    ``…_weight`` is not negative.
 
     Attributes:
         modalities: feature width of each modality, or its text encoder; when training, taken from the data.
@@ -34,7 +38,7 @@ class PeerConfig:
         task: loss of a regression; classes take cross-entropy.
 
     Raises:
-        ValueError: for sizes that are not positive and rates outside [0, 1).
+        ValueError: for a setting that cannot be.
     """
 
     modalities: Mapping[str, int | TextEncoder] = field(default_factory=dict)
@@ -45,14 +49,10 @@ class PeerConfig:
     task: Literal["mse", "mae", "smooth_l1"] = "mae"
 
     def __post_init__(self) -> None:
-        for name in ("outputs", "width"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"peer.{name}: wanted at least 1, got {getattr(self, name)}")
-        for name in ("input_dropout", "output_dropout"):
-            rate = getattr(self, name)
-            if not all(0 <= value < 1 for value in (rate.values() if isinstance(rate, Mapping) else [rate])):
-                raise ValueError(f"peer.{name}: wanted rates in [0, 1), got {rate}")
-        ObjectiveConfig(task=self.task)  # refuses another loss
+        at_least("peer", self, 1, *(part.name for part in fields(self) if type(part.default) is int))
+        numbers("peer", self, "rates in [0, 1)", rate, *ending(self, "dropout"))
+        numbers("peer", self, "no negative weight", not_negative, *ending(self, "_weight"))
+        choices("peer", self)
 
 
 class PeerModel(nn.Module):

@@ -29,6 +29,7 @@ from decalign_core.nn.encoders import TemporalProjection, masked_mean, part_enco
 from decalign_core.objective import ObjectiveConfig, decoupling, task_loss
 from decalign_core.peers.common import PeerModel, losses
 from decalign_core.peers.mult import CrossModalStreams, MulTConfig, ResidualHead
+from decalign_core.settings import not_negative, numbers
 from decalign_core.types import Batch, ByModality, Losses, Representation
 
 
@@ -52,6 +53,10 @@ class DMDConfig(MulTConfig):
     margin_weight: float = 0.01
     distillation_weight: float = 0.05
     balance_weight: float = 0.5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        numbers("peer", self, "a number from 0 on", not_negative, "margin")
 
 
 class GraphDistillation(nn.Module):

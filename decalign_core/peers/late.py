@@ -30,17 +30,9 @@ class LateConfig(SummaryConfig):
 
     Attributes:
         unimodal_weight: of the mean of the modalities' own task losses.
-
-    Raises:
-        ValueError: as the others, and for a negative weight.
     """
 
     unimodal_weight: float = 1.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.unimodal_weight < 0:
-            raise ValueError(f"peer.unimodal_weight: wanted no negative weight, got {self.unimodal_weight}")
 
 
 class LateFusion(SummaryModel):

@@ -34,19 +34,10 @@ class LMFConfig(SummaryConfig):
     Attributes:
         rank: R, the number of rank-one tensors.
         hidden: width of h.
-
-    Raises:
-        ValueError: as the others, and for a rank or hidden width that is not positive.
     """
 
     rank: int = 4
     hidden: int = 64
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("rank", "hidden"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"peer.{name}: wanted at least 1, got {getattr(self, name)}")
 
 
 def low_rank_fusion(summaries: ByModality, factors: ByModality) -> Tensor:

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from decalign_core.alignment.matching import mmd
 from decalign_core.nn.dropout import Dropout
 from decalign_core.peers.common import PeerConfig, PeerModel, RecurrentEncoder, losses, pooled_representation
+from decalign_core.settings import numbers, positive
 from decalign_core.types import Batch, Losses, Representation
 
 
@@ -41,7 +42,7 @@ class MFMConfig(PeerConfig):
         bandwidth: of its kernel, in units of the root of the width.
 
     Raises:
-        ValueError: as the others, and for negative weights, a rate outside [0, 1) or a bandwidth that is not positive.
+        ValueError: also for a bandwidth that is not positive.
     """
 
     factor_dropout: float = 0.3
@@ -51,14 +52,7 @@ class MFMConfig(PeerConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.factor_dropout < 1:
-            raise ValueError(f"peer.factor_dropout: wanted a rate in [0, 1), got {self.factor_dropout}")
-        if not self.bandwidth > 0:
-            raise ValueError(f"peer.bandwidth: wanted a positive number, got {self.bandwidth}")
-        for name in ("reconstruction_weight", "prior_weight"):
-            weight = getattr(self, name)
-            if min(weight.values() if isinstance(weight, Mapping) else [weight], default=0) < 0:
-                raise ValueError(f"peer.{name}: wanted no negative weight, got {weight}")
+        numbers("peer", self, "a positive number", positive, "bandwidth")
 
     def reconstruction_weights(self, names: list[str]) -> dict[str, float]:
         """The weight of each modality's reconstruction."""

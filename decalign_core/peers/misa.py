@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from decalign_core.nn.dropout import Dropout
 from decalign_core.nn.encoders import masked_mean
 from decalign_core.peers.common import PeerConfig, PeerModel, RecurrentEncoder, losses
+from decalign_core.settings import heads_divide_width
 from decalign_core.types import Batch, ByModality, Losses, Representation
 
 
@@ -57,11 +58,7 @@ class MISAConfig(PeerConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("heads", "moments"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"peer.{name}: wanted at least 1, got {getattr(self, name)}")
-        if self.width % self.heads:
-            raise ValueError(f"peer.heads: wanted a divisor of width {self.width}, got {self.heads}")
+        heads_divide_width("peer", self)
 
 
 class MISA(PeerModel):

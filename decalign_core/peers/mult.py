@@ -25,6 +25,7 @@ from decalign_core.nn.dropout import Dropout
 from decalign_core.nn.encoders import TemporalProjection, last_valid
 from decalign_core.nn.transformer import CrossModalTransformer
 from decalign_core.peers.common import PeerConfig, PeerModel
+from decalign_core.settings import heads_divide_width
 from decalign_core.types import Batch, ByModality, Representation
 
 
@@ -54,11 +55,7 @@ class MulTConfig(PeerConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("heads", "layers", "memory_layers", "kernel_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"peer.{name}: wanted at least 1, got {getattr(self, name)}")
-        if self.width % self.heads:
-            raise ValueError(f"peer.heads: wanted a divisor of width {self.width}, got {self.heads}")
+        heads_divide_width("peer", self)
 
 
 class CrossModalStreams(nn.Module):

@@ -44,19 +44,11 @@ class SelfMMConfig(PeerConfig):
         recurrent: read a modality's frames with an LSTM rather than average them.
         unimodal_dropout: before each unimodal head.
         unimodal_weight: of the unimodal tasks beside the multimodal one.
-
-    Raises:
-        ValueError: also for such a dropout outside [0, 1).
     """
 
     recurrent: bool = False
     unimodal_dropout: float = 0.1
     unimodal_weight: float = 1.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 <= self.unimodal_dropout < 1:
-            raise ValueError(f"peer.unimodal_dropout: wanted a rate in [0, 1), got {self.unimodal_dropout}")
 
 
 class SelfMM(PeerModel):

@@ -31,18 +31,10 @@ class TFNConfig(SummaryConfig):
 
     Attributes:
         hidden: width of the two layers that read the tensor.
-
-    Raises:
-        ValueError: as the others, and for a hidden width that is not positive.
     """
 
     width: int = 16
     hidden: int = 64
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.hidden < 1:
-            raise ValueError(f"peer.hidden: wanted at least 1, got {self.hidden}")
 
 
 def extended(summary: Tensor) -> Tensor:

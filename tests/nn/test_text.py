@@ -3,13 +3,12 @@
 import copy
 import sys
 
-import numpy as np
 import pytest
 import tiny_bert
 import torch
 
 from decalign_core.nn import text
-from decalign_core.nn.text import TextBackbone, TextEncoder, encode, split_text_bert
+from decalign_core.nn.text import TextBackbone, TextEncoder, encode
 
 transformers = pytest.importorskip("transformers", reason="the optional extra decalign-core[text] is not installed")
 
@@ -104,42 +103,10 @@ def test_copies_and_state_dict_carry_the_weights(folder):
     assert torch.equal(other(ids, mask), backbone(ids, mask))
 
 
-@pytest.mark.parametrize("dtype", [np.int64, np.int32, np.float32, np.float64])
-def test_text_bert_is_split_whatever_its_dtype(dtype):
-    table = np.zeros((2, 3, 4), dtype)
-    table[:, 0] = [[2, 5, 3, 0], [2, 6, 7, 3]]
-    table[:, 1] = [[1, 1, 1, 0], [1, 1, 1, 1]]
-    for given in (table, torch.from_numpy(table)):
-        ids, mask = split_text_bert(given)
-        assert ids.dtype == torch.int64 and mask.dtype == torch.bool
-        assert ids.tolist() == table[:, 0].tolist() and mask.sum(dim=1).tolist() == [3, 4]
-
-
-@pytest.mark.parametrize(
-    ("row", "value", "error"),
-    [
-        (0, 1.5, r"row 0: wanted token ids, .* got 1\.5"),
-        (0, float("nan"), "row 0: wanted token ids, .* got nan"),
-        (0, -1, "row 0: wanted token ids, .* got -1"),
-        (1, 0.5, r"row 1: wanted a mask of 0 and 1, got 0\.5"),
-        (1, 2, "row 1: wanted a mask of 0 and 1, got 2"),
-    ],
-)
-def test_text_bert_defects_are_named(row, value, error):
-    table = torch.zeros(2, 3, 4)
-    table[1, row, 2] = value
-    with pytest.raises(ValueError, match=error):
-        split_text_bert(table)
-
-
-def test_text_bert_shape_is_checked():
-    with pytest.raises(ValueError, match=r"wanted shape \(B, 3, T\), got \(2, 2, 4\)"):
-        split_text_bert(torch.zeros(2, 2, 4))
-
-
-def test_encode_gives_each_text_its_own_states_in_the_given_order(folder):
+def test_encode_gives_each_text_its_own_states_in_the_given_order(folder, monkeypatch):
+    monkeypatch.setattr(text, "LIKE_LENGTH", 2)
     encoder = TextEncoder(folder, fine_tune=True)
-    states, mask = encode(encoder, TEXTS, batch_size=2)
+    states, mask = encode(encoder, TEXTS)
     assert states.shape == (3, 7, 16) and states.dtype == torch.float32 and not states.requires_grad
     backbone = TextEncoder(folder).build()
     for row, words in enumerate(TEXTS):

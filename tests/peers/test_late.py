@@ -84,8 +84,3 @@ def test_order_of_frames_is_read_unless_averaged():
     assert torch.allclose(before["modality2"], after["modality2"], atol=1e-6)
     with pytest.raises(ValueError, match="peer.averaged"):
         make(averaged=("words",))
-
-
-def test_weight_below_zero_is_refused():
-    with pytest.raises(ValueError, match="peer.unimodal_weight"):
-        LateConfig(unimodal_weight=-1.0)

@@ -61,9 +61,3 @@ def test_fusion_begins_at_one_where_the_summaries_are_zero():
     factors = {f"m{i}": initial_factor(3, 5, 4, 6) for i in range(3)}
     fused = low_rank_fusion({name: torch.zeros(2, 4) for name in factors}, factors)
     assert torch.allclose(fused, torch.ones(2, 6)) and factors["m0"][:, 1:].std() > 0
-
-
-@pytest.mark.parametrize("name", ["rank", "hidden"])
-def test_sizes_are_checked(name):
-    with pytest.raises(ValueError, match=f"peer.{name}"):
-        LMFConfig(**{name: 0})

@@ -149,12 +149,6 @@ def test_token_ids():
     assert model.backbones["words"].weight.grad.isfinite().all()
 
 
-@pytest.mark.parametrize("setting", [{"heads": 3}, {"moments": 0}])
-def test_wrong_settings(setting):
-    with pytest.raises(ValueError, match=f"peer.{next(iter(setting))}: wanted"):
-        make(**setting)
-
-
 def test_trains(tmp_path):
     splits = generate(SyntheticConfig(samples=(48, 12, 12), modalities=modalities(2, SPEC)))
     config = configure({"method": "misa", "peer.width": 8, "training.epochs": 5, "training.batch_size": 16})

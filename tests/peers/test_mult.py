@@ -107,18 +107,6 @@ def test_token_ids():
     assert model.backbones["words"].weight.grad.isfinite().all()
 
 
-@pytest.mark.parametrize(
-    ("setting", "message"),
-    [
-        ({"heads": 3}, "peer.heads: wanted a divisor of width 8, got 3"),
-        ({"layers": 0}, "peer.layers: wanted at least 1"),
-    ],
-)
-def test_wrong_settings(setting, message):
-    with pytest.raises(ValueError, match=message):
-        make(**setting)
-
-
 def test_trains(tmp_path):
     splits = generate(SyntheticConfig(samples=(48, 12, 12), modalities=modalities(2, SPEC)))
     small = {"peer.width": 8, "peer.heads": 2, "peer.layers": 1, "training.epochs": 5, "training.patience": 5}

@@ -167,11 +167,6 @@ def test_token_ids():
     assert model.backbones["words"].weight.grad.isfinite().all()
 
 
-def test_wrong_setting():
-    with pytest.raises(ValueError, match="peer.unimodal_dropout: wanted a rate"):
-        SelfMMConfig(unimodal_dropout=1.0)
-
-
 # --- runs ---
 
 RUN = {"method": "self_mm", "peer.width": 8, "training.epochs": 5, "training.batch_size": 16, "training.patience": 5}

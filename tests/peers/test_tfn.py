@@ -57,8 +57,3 @@ def test_model_reads_the_tensor_of_its_summaries():
     wanted = torch.einsum("zi,zj,zk->zijk", a, b, c).flatten(1)
     assert representation.fused.shape == (6, 5**3) and torch.allclose(representation.fused, wanted)
     assert torch.equal(representation.prediction, model.head(representation.fused))
-
-
-def test_hidden_width_is_checked():
-    with pytest.raises(ValueError, match="peer.hidden"):
-        TFNConfig(hidden=0)
