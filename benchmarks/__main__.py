@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 
 from benchmarks import cases, mosei, scaling, tables
-from benchmarks.cases import Options
+from benchmarks.problems import Options
 from decalign_core.arguments import Parser, positive
 from decalign_core.files import write_string, write_table
 from decalign_core.lab.results import environment

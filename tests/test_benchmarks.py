@@ -11,7 +11,7 @@ import torch
 
 from benchmarks import mosei, scaling, tables
 from benchmarks.__main__ import CASES, main
-from benchmarks.cases import WIDTHS, Options
+from benchmarks.problems import WIDTHS, Options
 from benchmarks.timing import paired
 from decalign_core.data import load
 from decalign_core.lab.experiment import configure
