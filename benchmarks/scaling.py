@@ -224,9 +224,9 @@ def _mmd(samples: int = 256, width: int = WIDTH) -> Call:
     return lambda: mmd(x, y, 8.0).backward()
 
 
-def _of_frames(frames: int) -> float:
-    """Multiplications of a layer on queries of T frames and keys of 2 T: maps, a feed-forward block, two products."""
-    return frames * (2 + 4 + 8) * WIDTH**2 + 2 * frames * 2 * frames * WIDTH
+def _of_layer(frames: int, keys: int, width: int) -> float:
+    """Multiplications of a layer: two maps of frames and their feed-forward block, two maps of keys, two products."""
+    return (2 + 8) * frames * width**2 + 2 * keys * width**2 + 2 * frames * keys * width
 
 
 _ROUNDS = 8  # of Sinkhorn, none of which tries a Newton step: the laws are those of rounds
@@ -238,11 +238,11 @@ LAWS = (
         "T",
         "T + T²",
         (12, 25, 50, 100),
-        lambda n: 12 * WIDTH * n + 4 * n**2,
+        lambda n: _of_layer(n, 2 * n, WIDTH),  # the keys are those of two other modalities
         lambda n: _step(frames=n),
     ),
     Law("attention", "T", "T²", (32, 64, 128, 256, 512), lambda n: n**2, _attend),
-    Law("transformer layer", "d", "T d² + T² d", _POWERS[:-1], lambda n: 12 * 25 * n**2 + 2 * 25**2 * n, _layer),
+    Law("transformer layer", "d", "T d² + T² d", _POWERS[:-1], lambda n: _of_layer(25, 25, n), _layer),
     Law("EM", "N", "N K d", (64, 256, 1024, 4096), lambda n: n, lambda n: _em(samples=n)),
     Law("EM", "K", "N K d", (4, 8, 16, 32, 64), lambda n: n, lambda n: _em(components=n)),
     Law("EM", "d", "N K d", _POWERS, lambda n: n, lambda n: _em(width=n)),
