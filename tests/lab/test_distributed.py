@@ -29,7 +29,7 @@ def torchrun(*arguments, processes=2, cwd=None):
     path = os.pathsep.join((os.environ["PYTHONPATH"], str(ROOT)))
     environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
     return subprocess.run(
-        [*command, *map(str, arguments)], cwd=cwd, env=environment, capture_output=True, text=True, timeout=180
+        [*command, *map(str, arguments)], cwd=cwd, env=environment, capture_output=True, text=True, timeout=600
     )
 
 
