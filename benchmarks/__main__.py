@@ -10,7 +10,8 @@ import pandas as pd
 import torch
 
 from benchmarks import cases, mosei, scaling, tables
-from benchmarks.cases import Options
+from benchmarks.official import Official
+from benchmarks.problems import FRAMES, WIDTHS, Options
 from decalign_core.arguments import Parser, positive
 from decalign_core.files import write_string, write_table
 from decalign_core.lab.results import environment
@@ -52,6 +53,11 @@ def main(arguments: list[str] | None = None) -> int:
         device = chosen_device(given.device)
     except ValueError as error:
         parser.error(f"--{error}")
+    try:
+        if given.official:  # what cannot run is told now, not between two cases
+            Official(given.official, WIDTHS, FRAMES, given.device)
+    except ValueError as error:
+        parser.error(str(error))
     torch.set_num_threads(given.threads)
     about = environment(device) | {"threads": given.threads, "rounds": given.rounds}
     found: dict[str, pd.DataFrame] = {}

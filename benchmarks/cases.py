@@ -4,52 +4,33 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
+from benchmarks import problems
 from benchmarks.official import Official
+from benchmarks.problems import FRAMES, SAMPLES, WIDTH, WIDTHS, Options
 from benchmarks.timing import paired
-from decalign_core.alignment.many import Pair, chain, complete, pair_costs, pair_plans, sampled, tree
-from decalign_core.alignment.mixture import GaussianMixture
+from decalign_core.alignment.many import chain, complete, pair_costs, pair_plans, sampled, tree
 from decalign_core.alignment.transport import joint_cost, sinkhorn
-from decalign_core.lab.experiment import ExperimentConfig, configure, preset
+from decalign_core.lab.experiment import configure
 from decalign_core.lab.training import Trainer, build_model
 from decalign_core.objective import heterogeneity, homogeneity
 from decalign_core.types import Batch, Splits
-
-WIDTHS = {"text": 768, "audio": 5, "vision": 20}  # of the official MOSI files
-SAMPLES, FRAMES, WIDTH = 32, 50, 64
-
-
-@dataclass(frozen=True)
-class Options:
-    """What the command line gives: a checkout of the official code or None, how often to repeat, and of the training
-    step its device and whether it is also measured compiled."""
-
-    official: Path | None = None
-    rounds: int = 15
-    device: str = "cpu"
-    compile: bool = False
 
 
 def training_step(options: Options) -> pd.DataFrame:
     """One step: forward, backward, optimiser, at the official configuration, with full and with real lengths."""
     generator = torch.Generator().manual_seed(0)
-    lengths = {
-        "full lengths": torch.full((SAMPLES,), FRAMES),
-        "lengths 6 to 24": torch.randint(6, 25, (SAMPLES,), generator=generator),
-    }
     official = options.official and Official(options.official, WIDTHS, FRAMES, options.device)
     tables = []
-    for name, frames in lengths.items():
-        batch = _batch(frames, generator)
+    for name, frames in problems.lengths(generator).items():
+        batch = problems.batch(frames, generator)
         candidates = {"official": partial(official.step, batch)} if official else {}
         candidates["ours"] = _step(batch, options.device, compiled=False)
         if options.compile:
@@ -57,7 +38,7 @@ def training_step(options: Options) -> pd.DataFrame:
         candidates = {what: _finished(call, options.device) for what, call in candidates.items()}
         tables.append(paired(candidates, rounds=options.rounds).assign(case=name))
     table = pd.concat(tables)
-    ours = build_model(_configuration(), Splits(train=batch, valid=batch, test=batch))
+    ours = build_model(problems.configuration(), Splits(train=batch, valid=batch, test=batch))
     models = [official.model if what == "official" else ours for what in table["what"]]
     return table.assign(parameters=[sum(p.numel() for p in model.parameters()) for model in models])
 
@@ -66,7 +47,7 @@ def _step(batch: Batch, device: str, *, compiled: bool) -> Callable[[], object]:
     changes = {"training.compile": compiled}
     if device != "cpu":  # a fixed number of rounds: a look at the marginal error would wait for the device
         changes["objective.sinkhorn_tolerance"] = None
-    config = configure(changes, _configuration())
+    config = configure(changes, problems.configuration())
     trainer = Trainer(config, Splits(train=batch, valid=batch, test=batch), torch.device(device))
     trainer.model.train()
     return partial(trainer.step, torch.arange(SAMPLES))
@@ -85,7 +66,7 @@ def _finished(call: Callable[[], object], device: str) -> Callable[[], object]:
 
 def alignment_terms(options: Options) -> pd.DataFrame:
     """EM, costs, transport and both losses of 32 samples, 64 wide, three modalities, with their backward pass."""
-    config = _configuration().objective
+    config = problems.configuration().objective
     generator = torch.Generator().manual_seed(0)
 
     def features() -> dict[str, Tensor]:
@@ -176,9 +157,9 @@ def many_modalities(options: Options) -> pd.DataFrame:
     """Cost against M for the dense plan, along a chain and by samples, K = 7; and a chain of 50 with K = 20."""
     tables = []
     for count in (2, 3, 4, 5, 6, 8, 12, 20):
-        measures = _mixtures(count, 7, WIDTH)
+        measures = problems.mixtures(count, 7, WIDTH)
         costs, nus = pair_costs(measures, complete(count)), [mixture.weights for mixture in measures]
-        mean = _mean(costs)
+        mean = problems.mean(costs)
         candidates = {
             "chain": lambda m=measures, n=nus, e=0.1 * mean: tree(pair_costs(m, chain(len(m))), n, epsilon=e),
             "sampled": lambda m=measures, e=0.1 * count * mean: sampled(m, epsilon=e),
@@ -187,9 +168,9 @@ def many_modalities(options: Options) -> pd.DataFrame:
             candidates["dense"] = lambda m=measures, n=nus, e=0.1 * count * mean: sinkhorn(joint_cost(m), n, epsilon=e)
         table = paired(candidates, rounds=3)
         tables.append(table.assign(case=f"M = {count}, K = 7", modalities=count, cells=7.0**count))
-    measures = _mixtures(50, 20, WIDTH)
+    measures = problems.mixtures(50, 20, WIDTH)
     costs = pair_costs(measures, chain(50))
-    epsilon = 0.1 * _mean(costs)
+    epsilon = 0.1 * problems.mean(costs)
     masses = [mixture.weights for mixture in measures]
     long = paired({"chain": lambda: tree(costs, masses, epsilon=epsilon, iterations=5000)}, rounds=options.rounds)
     return pd.concat([*tables, long.assign(case="M = 50, K = 20", modalities=50, cells=20.0**50)])
@@ -200,9 +181,9 @@ def sampled_plans(options: Options) -> pd.DataFrame:
     rows = []
     sizes = ((3, 7, 8), (3, 7, 128), (4, 5, 128), (5, 5, 64))
     for (count, components, width), rho in itertools.product(sizes, (0.02, 0.1, 0.5)):
-        measures = _mixtures(count, components, width)
+        measures = problems.mixtures(count, components, width)
         costs, masses = pair_costs(measures, complete(count)), [mixture.weights for mixture in measures]
-        epsilon = rho * count * _mean(costs)
+        epsilon = rho * count * problems.mean(costs)
         solved = sinkhorn(joint_cost(measures), masses, epsilon=epsilon, iterations=5000, tolerance=1e-9)
         dense = pair_plans(solved.plan)
         product = max(float((torch.outer(masses[i], masses[j]) - dense[i, j]).abs().max()) for i, j in costs)
@@ -213,45 +194,6 @@ def sampled_plans(options: Options) -> pd.DataFrame:
             row |= {"error_of_product": product, "ratio": error / product, "disagreement": got.disagreement}
             rows.append(row | {"effective_share": got.effective_share, "converged": got.converged})
     return pd.DataFrame(rows)
-
-
-def _configuration() -> ExperimentConfig:
-    """The official MOSI configuration on features, transport solved to a marginal error of 1e-4."""
-    changes = {
-        "data.text_encoder": "",
-        "data.fine_tune": False,
-        "training.device": "cpu",
-        "training.precision": "float32",
-        "objective.sinkhorn_iterations": 100,
-        "objective.sinkhorn_tolerance": 1e-4,
-    }
-    return configure(changes, preset("official", "mosi"))
-
-
-def _batch(lengths: Tensor, generator: torch.Generator, frames: int = FRAMES) -> Batch:
-    mask = torch.arange(frames) < lengths.unsqueeze(1)
-    features = {
-        name: torch.randn(*mask.shape, width, generator=generator) * mask.unsqueeze(-1)
-        for name, width in WIDTHS.items()
-    }
-    target = (1.5 * torch.randn(len(lengths), generator=generator)).clamp(-3, 3)
-    return Batch(features, dict.fromkeys(WIDTHS, mask), target, [str(row) for row in range(len(lengths))])
-
-
-def _mixtures(count: int, components: int, width: int) -> list[GaussianMixture]:
-    rng = np.random.default_rng(count)
-    return [
-        GaussianMixture(
-            torch.from_numpy(rng.dirichlet(np.full(components, 5.0))),
-            torch.from_numpy(rng.normal(size=(components, width))),
-            torch.from_numpy(rng.uniform(0.1, 1.1, size=(components, width))),
-        )
-        for _ in range(count)
-    ]
-
-
-def _mean(costs: Mapping[Pair, Tensor]) -> float:
-    return float(sum(cost.mean() for cost in costs.values()) / len(costs))
 
 
 def _squared(x: np.ndarray, y: np.ndarray) -> np.ndarray:

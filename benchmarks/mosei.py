@@ -10,12 +10,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 
+from benchmarks.problems import Options
 from decalign_core.data import load
 from decalign_core.lab.experiment import ExperimentConfig, configure, preset
 from decalign_core.lab.feeding import bucketed as bucketed_rows
@@ -23,9 +24,6 @@ from decalign_core.lab.feeding import padding_share
 from decalign_core.lab.results import peak_memory
 from decalign_core.lab.training import Trainer, load_splits
 from decalign_core.types import Splits
-
-if TYPE_CHECKING:
-    from benchmarks.cases import Options
 
 SAMPLES = {"train": 16326, "valid": 1871, "test": 4659}
 FEWER = {"train": 1024, "valid": 117, "test": 1}  # of an epoch: the same share of validation

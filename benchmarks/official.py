@@ -36,16 +36,25 @@ class _Once:
 
 
 class Official:
-    """Its model and trainer with its configuration for MOSI."""
+    """Its model and trainer with its configuration for MOSI.
+
+    Raises:
+        ValueError: if the checkout's code cannot be imported or does not make them.
+    """
 
     def __init__(self, checkout: Path, widths: dict[str, int], frames: int, device: str = "cpu") -> None:
         sys.path.insert(0, str(checkout))
         try:
-            from config import get_config_regression
-            from models.model import DecAlign
-            from trains.ATIO import DecAlignTrainer
-        except ImportError as error:
-            raise ValueError(f"--official: wanted a checkout of the official code, got {checkout} ({error})") from None
+            self._make(checkout, widths, frames, device)
+        except (Exception, SystemExit) as error:  # another's code may end in anything
+            told = f"wanted a checkout of the official code that runs, got {checkout}"
+            raise ValueError(f"--official: {told} ({type(error).__name__}: {error})") from None
+
+    def _make(self, checkout: Path, widths: dict[str, int], frames: int, device: str) -> None:
+        from config import get_config_regression
+        from models.model import DecAlign
+        from trains.ATIO import DecAlignTrainer
+
         logging.getLogger("DecAlign").setLevel(logging.CRITICAL)
         args: Namespace = get_config_regression("decalign", "mosi", str(checkout / "config/dec_mosi_config.json"))
         args.use_bert, args.device = False, device

@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.cases import FRAMES, SAMPLES, WIDTH, Options, _batch, _configuration, _mean, _mixtures
+from benchmarks import problems
+from benchmarks.problems import FRAMES, SAMPLES, WIDTH, Options
 from benchmarks.timing import paired
 from decalign_core.alignment.many import chain, complete, pair_costs, sampled, tree
 from decalign_core.alignment.matching import mmd
@@ -35,13 +36,9 @@ Call = Callable[[], object]
 def profile(options: Options) -> pd.DataFrame:
     """Milliseconds of each part of a step at the official configuration, with real lengths and with full ones."""
     generator = torch.Generator().manual_seed(0)
-    lengths = {
-        "full lengths": torch.full((SAMPLES,), FRAMES),
-        "lengths 6 to 24": torch.randint(6, 25, (SAMPLES,), generator=generator),
-    }
     tables = []
-    for name, frames in lengths.items():
-        trainer = _trainer(_batch(frames, generator))
+    for name, frames in problems.lengths(generator).items():
+        trainer = _trainer(problems.batch(frames, generator))
         rounds = pd.DataFrame([_parts(trainer) for _ in range(options.rounds + 1)])[1:]
         table = pd.DataFrame({"part": rounds.columns, "median_ms": rounds.median().to_numpy()})
         tables.append(table.assign(case=name))
@@ -49,7 +46,7 @@ def profile(options: Options) -> pd.DataFrame:
 
 
 def _trainer(batch: Batch) -> Trainer:
-    trainer = Trainer(_configuration(), Splits(train=batch, valid=batch, test=batch), torch.device("cpu"))
+    trainer = Trainer(problems.configuration(), Splits(train=batch, valid=batch, test=batch), torch.device("cpu"))
     trainer.model.train()
     return trainer
 
@@ -171,7 +168,7 @@ def growth(options: Options) -> pd.DataFrame:
 
 def _step(samples: int = SAMPLES, frames: int = FRAMES) -> Call:
     generator = torch.Generator().manual_seed(0)
-    trainer = _trainer(_batch(torch.full((samples,), frames), generator, frames))
+    trainer = _trainer(problems.batch(torch.full((samples,), frames), generator, frames))
     rows = torch.arange(samples)
     return lambda: trainer.step(rows)
 
@@ -194,7 +191,7 @@ def _em(samples: int = 256, width: int = WIDTH, components: int = 7) -> Call:
 
 
 def _joint(count: int = 3, components: int = 7) -> Call:
-    measures = _mixtures(count, components, 8)
+    measures = problems.mixtures(count, components, 8)
     masses = [mixture.weights for mixture in measures]
 
     def call() -> object:
@@ -205,15 +202,20 @@ def _joint(count: int = 3, components: int = 7) -> Call:
 
 
 def _chain(count: int = 3, components: int = 7) -> Call:
-    measures = _mixtures(count, components, 8)
+    measures = problems.mixtures(count, components, 8)
     masses, costs = [mixture.weights for mixture in measures], pair_costs(measures, chain(count))
-    return lambda: tree(costs, masses, epsilon=0.1 * _mean(costs), iterations=_ROUNDS, tolerance=1e-300)
+    return lambda: tree(costs, masses, epsilon=0.1 * problems.mean(costs), iterations=_ROUNDS, tolerance=1e-300)
 
 
 def _sampled(count: int = 3, samples: int = 4096, components: int = 7) -> Call:
-    measures = _mixtures(count, components, 8)
+    measures = problems.mixtures(count, components, 8)
     costs = pair_costs(measures, complete(count))
-    options = {"epsilon": 0.1 * count * _mean(costs), "costs": costs, "iterations": _ROUNDS, "tolerance": 1e-300}
+    options = {
+        "epsilon": 0.1 * count * problems.mean(costs),
+        "costs": costs,
+        "iterations": _ROUNDS,
+        "tolerance": 1e-300,
+    }
     return lambda: sampled(measures, samples=samples, **options)
 
 
@@ -222,9 +224,9 @@ def _mmd(samples: int = 256, width: int = WIDTH) -> Call:
     return lambda: mmd(x, y, 8.0).backward()
 
 
-def _of_frames(frames: int) -> float:
-    """Multiplications of a layer on queries of T frames and keys of 2 T: maps, a feed-forward block, two products."""
-    return frames * (2 + 4 + 8) * WIDTH**2 + 2 * frames * 2 * frames * WIDTH
+def _of_layer(frames: int, keys: int, width: int) -> float:
+    """Multiplications of a layer: two maps of frames and their feed-forward block, two maps of keys, two products."""
+    return (2 + 8) * frames * width**2 + 2 * keys * width**2 + 2 * frames * keys * width
 
 
 _ROUNDS = 8  # of Sinkhorn, none of which tries a Newton step: the laws are those of rounds
@@ -236,11 +238,11 @@ LAWS = (
         "T",
         "T + T²",
         (12, 25, 50, 100),
-        lambda n: 12 * WIDTH * n + 4 * n**2,
+        lambda n: _of_layer(n, 2 * n, WIDTH),  # the keys are those of two other modalities
         lambda n: _step(frames=n),
     ),
     Law("attention", "T", "T²", (32, 64, 128, 256, 512), lambda n: n**2, _attend),
-    Law("transformer layer", "d", "T d² + T² d", _POWERS[:-1], lambda n: 12 * 25 * n**2 + 2 * 25**2 * n, _layer),
+    Law("transformer layer", "d", "T d² + T² d", _POWERS[:-1], lambda n: _of_layer(25, 25, n), _layer),
     Law("EM", "N", "N K d", (64, 256, 1024, 4096), lambda n: n, lambda n: _em(samples=n)),
     Law("EM", "K", "N K d", (4, 8, 16, 32, 64), lambda n: n, lambda n: _em(components=n)),
     Law("EM", "d", "N K d", _POWERS, lambda n: n, lambda n: _em(width=n)),
@@ -320,7 +322,7 @@ def _frames_pair(mask: Tensor) -> tuple[Call, Call]:
 
 
 def _trimming_pair(frames: Tensor) -> tuple[Call, Call]:
-    batch = _batch(frames, torch.Generator().manual_seed(0))
+    batch = problems.batch(frames, torch.Generator().manual_seed(0))
     model = _trainer(batch).model
     return lambda: model(batch).prediction.sum().backward(), lambda: model(batch.trimmed()).prediction.sum().backward()
 
@@ -350,7 +352,7 @@ def _stack_pair() -> tuple[Call, Call]:
 
 
 def _problem(components: int) -> tuple[Tensor, tuple[Tensor, ...], float]:
-    measures = _mixtures(3, components, 8)
+    measures = problems.mixtures(3, components, 8)
     cost = joint_cost(measures).float()
     return cost, tuple(mixture.weights.float() for mixture in measures), 0.1 * float(cost.mean())
 
@@ -389,7 +391,7 @@ def _envelope_pair() -> tuple[Call, Call]:
 
 
 def _optimiser_pair() -> tuple[Call, Call]:
-    batch = _batch(torch.full((SAMPLES,), FRAMES), torch.Generator().manual_seed(0))
+    batch = problems.batch(torch.full((SAMPLES,), FRAMES), torch.Generator().manual_seed(0))
     model = _trainer(batch).model
     model(batch).prediction.sum().backward()
     loop, fused = (torch.optim.AdamW(model.parameters(), **how) for how in ({"foreach": False}, {"fused": True}))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from benchmarks.cases import Options
+from benchmarks.problems import Options
 from decalign_core.lab.sweep import TABLES, cells
 from decalign_core.lab.sweep import sweep as run
 

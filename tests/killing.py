@@ -1,6 +1,7 @@
 """A training run that is killed, as tests of resuming want it, and what must not depend on the kill."""
 
 import json
+import time
 from contextlib import contextmanager
 
 import pandas as pd
@@ -12,6 +13,15 @@ from decalign_core.lab.training import Trainer
 
 class Killed(BaseException):
     """Stands for a signal: nothing catches it."""
+
+
+def wait_until(condition, seconds=600):
+    """What the condition returns once it is true; never by the clock, which only ends what would hang."""
+    deadline = time.monotonic() + seconds
+    while not (met := condition()):
+        assert time.monotonic() < deadline, "it never came"
+        time.sleep(0.01)
+    return met
 
 
 @contextmanager

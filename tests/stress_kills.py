@@ -192,14 +192,14 @@ def undisturbed(what, folder):
     return Reference(left_by(what, folder), time.perf_counter() - began, diary.read()["writes"])
 
 
-def killed(what, how, folder, reference, chance):
-    """Kill one; what was going on then, None where it had ended before."""
+def killed(what, how, folder, reference, chance, moment):
+    """Kill one, after so many seconds if it is timed; what was going on then, None where it had ended before."""
     began = time.perf_counter()
     if how == AT_WRITE:
         where = chance.choice(WHERE)
         process, diary = forked(what, folder, chance.randint(1, reference.writes), where, chance)
     else:
-        where, moment = "-", chance.uniform(0, reference.seconds)
+        where = "-"
         process, diary = forked(what, folder)
         time.sleep(moment)
         os.kill(process, signal.SIGKILL)
@@ -219,9 +219,11 @@ def resumes_from(folder):
 
 def trial(what, how, folder, reference, chance):
     """One kill and what came of it, a row of the table."""
+    moment = reference.seconds
     for attempt in range(20):
         cut = folder / str(attempt)
-        told = killed(what, how, cut, reference, chance)
+        moment = chance.uniform(0, moment) if how == TIMED else 0  # where it has ended by then: sooner
+        told = killed(what, how, cut, reference, chance, moment)
         if told:
             break
     else:

@@ -8,13 +8,16 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import mosei, scaling, tables
 from benchmarks.__main__ import CASES, main
-from benchmarks.cases import WIDTHS, Options
+from benchmarks.problems import WIDTHS, Options
 from benchmarks.timing import paired
 from decalign_core.data import load
 from decalign_core.lab.experiment import configure
+from decalign_core.lab.results import RESULTS
+from decalign_core.nn.transformer import CrossModalTransformer
 
 
 def test_candidates_take_turns():
@@ -76,6 +79,24 @@ def test_growth_counts_operations_by_its_law(monkeypatch):
     table = scaling.growth(Options(rounds=1))
     assert table.groupby(["what", "variable"]).size().tolist() == [2, 2, 2]
     assert table.query("what == 'MMD'")["work"].tolist() == [32**2, 64**2] and (table["median_ms"] > 0).all()
+
+
+@pytest.mark.parametrize("others", [1, 2])
+def test_the_operations_of_a_layer_are_those_that_torch_counts(others):
+    layer = CrossModalTransformer(16, 2, 1).eval()
+    x, mask = torch.randn(3, 5, 16), torch.ones(3, 5, dtype=torch.bool)
+    with FlopCounterMode(display=False) as counted, torch.no_grad():
+        layer(x, others * [x], mask, others * [mask])
+    assert counted.get_total_flops() == 2 * 3 * scaling._of_layer(5, 5 * others, 16)
+
+
+def test_the_recorded_operations_are_those_of_the_laws():
+    """They are computed, so a law that is mended mends them; the commit of a row is that of its times."""
+    table = pd.read_csv(RESULTS / "benchmarks_growth.csv")
+    rows = [
+        (*(law.what, law.variable, law.law), n, float(f"{law.work(n):.4g}")) for law in scaling.LAWS for n in law.values
+    ]
+    assert list(table[["what", "variable", "law", "value", "work"]].itertuples(index=False, name=None)) == rows
 
 
 SAME = ("attention", "only valid frames", "EM's backward pass", "EM of all modalities at once", "gradient of transport")

@@ -128,7 +128,8 @@ def test_notebook_runs_with_tiny_parameters(path, tmp_path):
         kernel_name="python3",
         cwd=str(path.parent),
         progress_bar=False,
-        execution_timeout=300,
+        start_timeout=600,
+        execution_timeout=600,
     )
     cells = [cell for cell in read(out).cells if cell.cell_type == "code"]
     shown = "".join(output.get("text", "") for cell in cells for output in cell.outputs)

@@ -198,6 +198,6 @@ def test_help_needs_no_run(capsys):
 
 def test_as_a_process(tmp_path):
     command = [sys.executable, "-m", "decalign_core", "train", "--set", "training.epoch=1"]
-    fault = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    fault = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=600)
     assert (fault.returncode, fault.stdout) == (2, "")
     assert fault.stderr == "decalign: training.epoch: no such setting, did you mean training.epochs?\n"

@@ -65,7 +65,7 @@ def test_nor_from_a_process_that_a_test_starts():
 def test_nor_from_a_notebook():
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(REACH)])
     with pytest.raises(CellExecutionError, match="NetworkRefused"):
-        NotebookClient(notebook, timeout=60, kernel_name="python3").execute()
+        NotebookClient(notebook, timeout=600, startup_timeout=600, kernel_name="python3").execute()
 
 
 def test_nor_from_a_build_of_the_book():

@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 
 import nbformat
 import pandas as pd
@@ -196,6 +197,44 @@ TIMING = [
 def test_a_benchmark(folder, monkeypatch, capsys, line, said):
     monkeypatch.chdir(folder)
     command_refusal(capsys, benchmarks, folder, line.split(), *said.split(" … "))
+
+
+MADE = {
+    "config.py": "from types import SimpleNamespace\ndef get_config_regression(*given):\n    return SimpleNamespace()",
+    "models/model.py": "class DecAlign:\n    def __init__(self, args):\n        raise RuntimeError('no\\nGPU')",
+    "trains/ATIO.py": "DecAlignTrainer = None",
+}
+OFFICIAL = [
+    pytest.param({"models/model.py": "import no_such_package"}, "ModuleNotFoundError: No module named", id="import"),
+    pytest.param({"models/model.py": "DecAligned = 1"}, "ImportError: cannot import name", id="another model"),
+    pytest.param({"config.py": "def config(:"}, "SyntaxError: ", id="syntax"),
+    pytest.param(
+        {"config.py": "def get_config_regression(*given):\n    open(given[-1])"},
+        "FileNotFoundError … dec_mosi_config.json",
+        id="no configuration",
+    ),
+    pytest.param({"trains/ATIO.py": "raise SystemExit(3)"}, "SystemExit: 3", id="ends"),
+    pytest.param({}, "RuntimeError: no GPU", id="model"),
+]
+
+
+@pytest.fixture
+def imports(monkeypatch):
+    monkeypatch.setattr(sys, "path", sys.path.copy())
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    yield
+    for name in [name for name in sys.modules if name.split(".")[0] in ("config", "models", "trains")]:
+        del sys.modules[name]
+
+
+@pytest.mark.parametrize(("changed", "said"), OFFICIAL)
+def test_a_checkout_that_does_not_run_is_told_before_anything_is_measured(tmp_path, imports, capsys, changed, said):
+    for name, content in (MADE | changed).items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(content)
+    line = ["alignment_terms", "--official", tmp_path, "--out", tmp_path / "x.json"]
+    wanted = ["--official: wanted a checkout of the official code that runs, got", str(tmp_path), *said.split(" … ")]
+    command_refusal(capsys, benchmarks, tmp_path, line, *wanted)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")

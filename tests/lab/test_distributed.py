@@ -1,7 +1,6 @@
 """Two real processes against one: the same gradients, one writer, a checkpoint for any number, a death that is told."""
 
 import os
-import socket
 import subprocess
 import sys
 from dataclasses import replace
@@ -24,19 +23,13 @@ WORKER = Path(__file__).parents[1] / "distributed_worker.py"
 ROOT = WORKER.parents[1]
 
 
-def free_port():
-    with socket.socket() as held:
-        held.bind(("127.0.0.1", 0))
-        return held.getsockname()[1]
-
-
 def torchrun(*arguments, processes=2, cwd=None):
     command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}"]
-    command += ["--master-addr=127.0.0.1", f"--master-port={free_port()}"]
+    command += ["--standalone", "--local-addr=127.0.0.1"]  # at a port that it opens itself and keeps
     path = os.pathsep.join((os.environ["PYTHONPATH"], str(ROOT)))
     environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
     return subprocess.run(
-        [*command, *map(str, arguments)], cwd=cwd, env=environment, capture_output=True, text=True, timeout=180
+        [*command, *map(str, arguments)], cwd=cwd, env=environment, capture_output=True, text=True, timeout=600
     )
 
 

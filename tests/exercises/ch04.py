@@ -1,9 +1,6 @@
-"""Chapter 4's exercise checkers: the solution passes, typical wrong answers are told what is wrong."""
+"""Answers to the exercises of chapter 4, right and wrong."""
 
-import pytest
 import torch
-
-from decalign_core.lab.check import CheckError, ch04
 
 
 def staircase(marginals, *, subtract_all=True):
@@ -72,16 +69,3 @@ WRONG = [
     ("ex_04_5", 0.05, "a larger epsilon is allowed"),
     ("ex_04_5", 0.0, "positive"),
 ]
-
-
-@pytest.mark.parametrize("name", SOLUTIONS)
-def test_the_solution_passes(name, capsys):
-    getattr(ch04, name)(SOLUTIONS[name])
-    assert capsys.readouterr().out.strip() == f"PASS Exercise 4.{name[-1]}"
-
-
-@pytest.mark.parametrize(("name", "given", "hint"), WRONG)
-def test_a_typical_wrong_answer_is_told_what_is_wrong(name, given, hint, capsys):
-    with pytest.raises(CheckError, match=f"Exercise 4.{name[-1]}: not yet.*{hint}"):
-        getattr(ch04, name)(given)
-    assert not capsys.readouterr().out

@@ -1,11 +1,8 @@
-"""Chapter 7's exercise checkers: the solution passes, typical wrong answers are told what is wrong."""
+"""Answers to the exercises of chapter 7, right and wrong."""
 
 import math
 
-import pytest
 import torch
-
-from decalign_core.lab.check import CheckError, ch07
 
 
 def weights(scores, mask):
@@ -63,16 +60,3 @@ WRONG = [
     ("ex_07_5", {"layers": 0, "kernel_size": 1}, "at least one layer"),
     ("ex_07_5", {"cross_modal": False, "positions": False, "kernel_size": 1}, "Keep the cross-modal attention"),
 ]
-
-
-@pytest.mark.parametrize("name", SOLUTIONS)
-def test_the_solution_passes(name, capsys):
-    getattr(ch07, name)(SOLUTIONS[name])
-    assert capsys.readouterr().out.strip() == f"PASS Exercise 7.{name[-1]}"
-
-
-@pytest.mark.parametrize(("name", "given", "hint"), WRONG)
-def test_a_typical_wrong_answer_is_told_what_is_wrong(name, given, hint, capsys):
-    with pytest.raises(CheckError, match=f"Exercise 7.{name[-1]}: not yet.*{hint}"):
-        getattr(ch07, name)(given)
-    assert not capsys.readouterr().out

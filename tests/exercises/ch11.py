@@ -1,10 +1,8 @@
-"""Chapter 11's exercise checkers: the solution passes, typical wrong answers are told what is wrong."""
+"""Answers to the exercises of chapter 11, right and wrong."""
 
 import numpy as np
-import pytest
 import torch
 
-from decalign_core.lab.check import CheckError, ch11
 from decalign_core.lab.gap import modality_gap
 
 
@@ -66,16 +64,3 @@ WRONG = [
     ),
     ("ex_11_4", lambda x, y, orders: shuffled(x, y, orders).mean(), "shape"),
 ]
-
-
-@pytest.mark.parametrize("name", SOLUTIONS)
-def test_the_solution_passes(name, capsys):
-    getattr(ch11, name)(SOLUTIONS[name])
-    assert capsys.readouterr().out.strip() == f"PASS Exercise 11.{name[-1]}"
-
-
-@pytest.mark.parametrize(("name", "given", "hint"), WRONG)
-def test_a_typical_wrong_answer_is_told_what_is_wrong(name, given, hint, capsys):
-    with pytest.raises(CheckError, match=f"Exercise 11.{name[-1]}: not yet.*{hint}"):
-        getattr(ch11, name)(given)
-    assert not capsys.readouterr().out

@@ -1,10 +1,7 @@
-"""Exercises of chapter 2: the solution passes, typical wrong answers are told what is wrong."""
+"""Answers to the exercises of chapter 2, right and wrong."""
 
-import pytest
 import torch
 
-from decalign_core.lab.check import CheckError
-from decalign_core.lab.check import ch02 as exercises
 from decalign_core.lab.probes import cross_validated_r2
 
 
@@ -79,20 +76,3 @@ WRONG = [
     ("ex_02_6", {1.0: 0.61, 100.0: 0.6}, "look like R²"),
     ("ex_02_6", {1.0: 0.0, 100.0: float("nan")}, "not finite"),
 ]
-
-
-@pytest.mark.parametrize("name", SOLUTIONS)
-def test_the_solution_passes(name, capsys):
-    getattr(exercises, name)(SOLUTIONS[name])
-    assert f"PASS Exercise 2.{name[-1]}" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(("name", "given", "message"), WRONG)
-def test_a_typical_wrong_answer_is_told_what_is_wrong(name, given, message):
-    with pytest.raises(CheckError, match=message):
-        getattr(exercises, name)(given)
-
-
-def test_every_exercise_has_at_least_two_wrong_answers():
-    names = [name for name, *_ in WRONG]
-    assert all(names.count(name) >= 2 for name in SOLUTIONS)

@@ -1,12 +1,8 @@
-"""Chapter 12's exercises: the solution passes, typical wrong answers are told what is wrong with them."""
+"""Answers to the exercises of chapter 12, right and wrong."""
 
 import math
 
-import pytest
 from scipy.stats import binomtest, norm
-
-from decalign_core.lab.check import CheckError, ch12
-from decalign_core.lab.results import published
 
 Z = norm.ppf(0.975)
 
@@ -38,11 +34,12 @@ SOLUTIONS = {
     "ex_12_4": lambda delta, p: 2 * p * (1 - p) * (Z / delta) ** 2,
     "ex_12_5": words,
 }
+ALSO_RIGHT = [("ex_12_4", lambda delta, p: math.ceil(SOLUTIONS["ex_12_4"](delta, p)))]
 WRONG = [
     ("ex_12_1", 287 / 686, "percent"),
     ("ex_12_1", 100 * 287 / 678, "utterances of the matrix"),
     ("ex_12_1", 287, "divide it by 686"),
-    ("ex_12_1", 43.88, "not yet"),
+    ("ex_12_1", 43.88, ""),
     ("ex_12_2", lambda a, q, z: (a + q) / 2, "how many utterances"),
     ("ex_12_2", lambda a, q, z: z * a + (1 - z) * q, "other way round"),
     ("ex_12_2", lambda a, q, z: (1 - z) * a, "every zero as wrong"),
@@ -65,29 +62,3 @@ WRONG = [
     ("ex_12_5", without_ends, "ends at 0"),
     ("ex_12_5", lambda low, high, higher: words(low, high, higher) if low == low else "ahead", "single run"),
 ]
-
-
-@pytest.mark.parametrize("name", SOLUTIONS)
-def test_the_solution_passes(name, capsys):
-    getattr(ch12, name)(SOLUTIONS[name])
-    assert capsys.readouterr().out == f"PASS Exercise 12.{name[-1]}\n"
-
-
-@pytest.mark.parametrize(("name", "given", "hint"), WRONG)
-def test_a_wrong_answer_is_told_what_is_wrong(name, given, hint):
-    with pytest.raises(CheckError, match=hint):
-        getattr(ch12, name)(given)
-
-
-def test_a_rounded_up_number_of_utterances_passes(capsys):
-    ch12.ex_12_4(lambda delta, p: math.ceil(SOLUTIONS["ex_12_4"](delta, p)))
-    assert "PASS" in capsys.readouterr().out
-
-
-def test_the_published_files_say_where_they_are_from():
-    for name in ("mmsa_results", "mmsa_unseen"):
-        assert published(name)["source"].str.startswith("thuiar/MMSA a94e65d").all()
-    rows = published("mmsa_results").set_index(["dataset", "model"])
-    assert rows.loc[("mosei", "CENet"), ["mae", "corr", "acc2_non0"]].tolist() == [0.5259, 0.7775, 86.38]
-    assert rows.loc[("mosi", "Self-MM"), ["mae", "acc2_has0", "acc2_non0"]].tolist() == [0.708, 83.44, 85.46]
-    assert rows.index.is_unique
