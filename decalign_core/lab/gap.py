@@ -12,8 +12,8 @@ measure           definition                                              reads
                                                                           points of a sample; at least ``centroid``
 ``normalised``    :math:`|\bar x - \bar y| / \sqrt{(s_x^2 + s_y^2) / 2}`  the same in units of the clouds' radius;
                                                                           blind to a change of units
-``consistency``   ``centroid / paired``                                   0 ... 1; 1 where all those lines are equal,
-                                                                          so the gap is a mere shift
+``consistency``   ``centroid / paired``                                   0 ... 1; 1 where all those lines have one
+                                                                          direction, whatever their lengths
 ``matching``      ``paired`` / mean over n ≠ k of :math:`|x_n - y_k|`     1 where a sample's own partner is no nearer
                                                                           than a stranger's, below 1 where it is
 ================  ======================================================  ==========================================
