@@ -13,6 +13,7 @@ import resource
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any, get_origin, get_type_hints
@@ -44,7 +45,8 @@ class RunRecord:
         config: the whole configuration.
         config_hash: digest of the configuration.
         data_hash: digest of the data.
-        commit: of the code, ``"+dirty"`` where files differed from it, ``"unknown"`` outside a repository.
+        commit: of the code, ``"+dirty"`` where files differed from it, ``"unknown"`` where no repository
+            tracks it.
         device: what it ran on, in words.
         guarantee: what another run of this configuration on this machine and with these versions gives.
         versions: of Python and the libraries that matter.
@@ -272,7 +274,7 @@ def environment(device: torch.device) -> dict[str, Any]:
     """Commit, device and versions of this process, as a record wants them."""
     packages = ("torch", "numpy", "scipy", "scikit-learn", "pandas", "transformers")
     return {
-        "commit": _commit(),
+        "commit": _commit(Path(__file__).resolve()),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
         "versions": {"python": platform.python_version()} | {name: _version(name) for name in packages},
     }
@@ -310,15 +312,20 @@ def _version(package: str) -> str:
         return "absent"
 
 
-def _commit() -> str:
-    def git(*arguments: str) -> str:
-        folder = Path(__file__).resolve().parent
-        return subprocess.run(
-            ["git", *arguments], cwd=folder, capture_output=True, text=True, check=True
-        ).stdout.strip()
-
+def _commit(file: Path) -> str:
+    """The commit that this process met first, since the code it loaded is that one's, however long it runs."""
     try:
-        changed = git("status", "--porcelain", "--untracked-files=no", "--", "../..")
-        return git("rev-parse", "--short=12", "HEAD") + ("+dirty" if changed else "")
+        _git(file.parent, "ls-files", "--error-unmatch", file.name)  # a copy that a repository ignores is not its code
+        commit = _head(file.parent)
+        return commit + ("+dirty" if _git(file.parent, "diff", "--name-only", commit, "--", "../..") else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
+
+
+@cache
+def _head(folder: Path) -> str:
+    return _git(folder, "rev-parse", "--short=12", "HEAD")
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    return subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=True).stdout.strip()

@@ -101,6 +101,7 @@ def _train(
 ) -> RunRecord:
     splits = splits or load_splits(config)
     device = chosen_device(config.training.device)
+    surroundings = environment(device)  # now: what is committed while it trains was not run
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)  # of the runs before it in this process
     with _reproducible(config.training):
@@ -117,7 +118,7 @@ def _train(
         config=config.to_dict(),
         config_hash=config.hash(),
         data_hash=splits.fingerprint(),
-        **environment(device),
+        **surroundings,
         guarantee=guarantee(device, group.size),
         seconds=round(fitted.seconds(), 3),
         peak_memory=peak_memory(device),

@@ -2,6 +2,8 @@
 
 import json
 import math
+import os
+import subprocess
 from dataclasses import asdict, fields, replace
 
 import numpy as np
@@ -9,6 +11,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from decalign_core.lab import results
 from decalign_core.lab.experiment import ExperimentConfig
 from decalign_core.lab.results import COLUMNS, PUBLISHED, RunRecord, collect, published, summary, wide
 
@@ -69,6 +72,56 @@ def test_faulty_records_are_named(tmp_path, text, message):
     with pytest.raises(ValueError, match=rf"^{path}: {message}") as caught:
         RunRecord.load(path)
     assert "\n" not in str(caught.value)
+
+
+# --- the commit of a record ---
+
+
+@pytest.fixture
+def git(tmp_path, monkeypatch):
+    for name in [name for name in os.environ if name.startswith("GIT_")]:  # a hook's, of another repository
+        monkeypatch.delenv(name)
+    for name in ("GIT_AUTHOR", "GIT_COMMITTER"):
+        monkeypatch.setenv(f"{name}_NAME", "a")
+        monkeypatch.setenv(f"{name}_EMAIL", "a@b")
+
+    def call(*arguments):
+        return subprocess.run(
+            ["git", *arguments], cwd=tmp_path, check=True, capture_output=True, text=True
+        ).stdout.strip()
+
+    call("init", "-q")
+    return call
+
+
+def module(folder, content=""):
+    """Where the module that asks would lie in a copy of the package."""
+    file = folder / "decalign_core" / "lab" / "results.py"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(content)
+    return file
+
+
+def test_a_commit_is_recorded_only_of_the_repository_that_tracks_the_code(tmp_path, git):
+    own, copy = module(tmp_path), module(tmp_path / "venv")
+    assert results._commit(own) == "unknown", "nothing is committed"
+    (tmp_path / ".gitignore").write_text("venv\n")
+    git("add", ".")
+    git("commit", "-qm", "first")
+    assert results._commit(own) == git("rev-parse", "--short=12", "HEAD")
+    assert results._commit(copy) == "unknown"
+    (tmp_path / ".gitignore").write_text("venv\nother\n")
+    assert results._commit(own).endswith("+dirty"), "a change anywhere in the repository"
+
+
+def test_what_is_committed_after_the_code_was_loaded_is_not_what_runs(tmp_path, git):
+    file = module(tmp_path)
+    git("add", ".")
+    git("commit", "-qm", "first")
+    first = results._commit(file)
+    module(tmp_path, "changed")
+    git("commit", "-qam", "second")
+    assert results._commit(file) == f"{first}+dirty"
 
 
 # --- collect ---

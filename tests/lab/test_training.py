@@ -17,7 +17,7 @@ import torch
 from killing import Killed, killed_after, outcome
 
 from decalign_core.data.synthetic import ModalitySpec, SyntheticConfig, generate
-from decalign_core.lab import load_run, train, training
+from decalign_core.lab import load_run, results, train, training
 from decalign_core.lab.experiment import configure
 from decalign_core.lab.results import RunRecord
 from decalign_core.nn.text import TextEncoder
@@ -315,6 +315,18 @@ def test_record_says_what_was_run(tmp_path):
     assert set(values["valid"]) == set(values["test"]) == names
     model = load_run(tmp_path / "run").model
     assert values["parameters"] == sum(parameter.numel() for parameter in model.parameters())
+
+
+def test_the_commit_is_that_of_the_start(monkeypatch):
+    monkeypatch.setattr(results, "_commit", lambda file: "begun")
+    fit = training._fit
+
+    def committed_meanwhile(*given):
+        monkeypatch.setattr(results, "_commit", lambda file: "later")
+        return fit(*given)
+
+    monkeypatch.setattr(training, "_fit", committed_meanwhile)
+    assert run(make_config(training__epochs=1)).commit == "begun"
 
 
 def test_seconds_hold_the_interrupted_part_too(tmp_path, monkeypatch):
