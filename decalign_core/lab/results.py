@@ -148,8 +148,11 @@ def _read(path: Path) -> pd.DataFrame:
     return _read_runs(path)
 
 
+_HASHES = dict.fromkeys(("config_hash", "data_hash", "commit"), str)  # of digits alone some would become numbers
+
+
 def _read_runs(path: Path) -> pd.DataFrame:
-    table = pd.read_csv(path)
+    table = pd.read_csv(path, dtype=_HASHES)
     for name in ("fold", "seed", *_metric_columns(table)):
         strange = table[name][pd.to_numeric(table[name], errors="coerce").isna() & table[name].notna()]
         if len(strange):
@@ -172,8 +175,9 @@ def summary(runs: pd.DataFrame, metrics: Sequence[str] | None = None, confidence
     group and metric, columns ``n, mean, sd, low, high``.
 
     Raises:
-        ValueError: for a metric that no run has.
+        ValueError: for a metric that no run has, and where a row has two configurations with one seed.
     """
+    _check_configurations(runs)
     names = list(metrics or [name for name in _metric_columns(runs) if runs[name].notna().any()])
     unknown = [name for name in names if name not in runs.columns]
     if unknown:
@@ -188,6 +192,17 @@ def summary(runs: pd.DataFrame, metrics: Sequence[str] | None = None, confidence
         if group[name].notna().any()
     ]
     return pd.DataFrame(rows)
+
+
+def _check_configurations(runs: pd.DataFrame) -> None:
+    runs = runs.assign(fold=pd.to_numeric(runs["fold"]))
+    for key, found in runs.groupby([*KEYS, "fold", "seed"], sort=False, dropna=False)["config_hash"].unique().items():
+        if len(found) > 1:
+            *row, fold, seed = key
+            where = " ".join(row) + ("" if pd.isna(fold) else f" fold {fold:g}")
+            advice = "tabulate them apart, or train one under another name (--set variant=NAME)"
+            got = f"{found[0]} and {found[1]}; {advice}"
+            raise ValueError(f"{where}, seed {seed}: wanted one configuration a row, got {got}")
 
 
 def _fold_means(runs: pd.DataFrame, metrics: list[str]) -> pd.DataFrame:
@@ -237,7 +252,7 @@ def committed(kind: str = "runs", folder: str | Path | None = None) -> pd.DataFr
         raise ValueError(f"kind: wanted one of runs, {', '.join(_KINDS)}, got {kind!r}")
     files = sorted(Path(folder or RESULTS).glob("*.csv"))
     wanted = [path for path in files if (_is_table(path) if kind == "runs" else f"_{path.stem}".endswith(f"_{kind}"))]
-    tables = [pd.read_csv(path) for path in wanted]
+    tables = [pd.read_csv(path, dtype=_HASHES) for path in wanted]
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=[*KEYS])
 
 

@@ -13,7 +13,7 @@ from scipy import stats
 
 from decalign_core.lab import results
 from decalign_core.lab.experiment import ExperimentConfig
-from decalign_core.lab.results import COLUMNS, PUBLISHED, RunRecord, collect, published, summary, wide
+from decalign_core.lab.results import COLUMNS, PUBLISHED, RunRecord, collect, committed, published, summary, wide
 
 METRICS = {"mae": 0.8, "corr": 0.7, "acc2_has0": 0.8, "f1_has0": 0.79}
 RECORD = RunRecord(
@@ -141,6 +141,15 @@ def test_records_below_folders_and_rows_of_tables(tmp_path):
     assert list(collect([tmp_path / "runs" / "s2" / "record.json"])["seed"]) == [2]
 
 
+def test_hashes_of_digits_are_no_numbers(tmp_path):
+    record = replace(RECORD, config_hash="0123456789012345", data_hash="12345678901e2345", commit="012345678901")
+    record.save(tmp_path / "s1" / "record.json")
+    pd.DataFrame([record.row()]).to_csv(tmp_path / "runs.csv", index=False)
+    assert len(collect([tmp_path])) == 1
+    (read,) = committed(folder=tmp_path).to_dict("records")
+    assert all(read[name] == getattr(record, name) for name in ("config_hash", "data_hash", "commit"))
+
+
 @pytest.mark.parametrize("name", ["nowhere", "empty", "other.csv", "broken", "empty.csv", "missing.json"])
 def test_paths_without_records_are_one_line(tmp_path, name):
     (tmp_path / "empty").mkdir()
@@ -205,6 +214,17 @@ def test_missing_values_are_left_out():
     runs = many("full", [0.7, 0.8, float("nan")])
     row = summary(runs, ["mae"]).iloc[0]
     assert row["n"] == 2 and row["mean"] == pytest.approx(0.75)
+
+
+@pytest.mark.parametrize(("fold", "where"), [(None, ""), (2, " fold 2")])
+def test_two_configurations_of_a_row_are_no_sample(fold, where):
+    one, other = (replace(RECORD, fold=fold, config_hash=digit * 16).row() for digit in "ab")
+    said = rf"^synthetic decalign full{where}, seed 1: wanted one configuration a row, got a{{16}} and b{{16}}; "
+    with pytest.raises(ValueError, match=said) as caught:
+        summary(pd.DataFrame([one, other]))
+    assert "\n" not in str(caught.value)
+    assert summary(pd.DataFrame([one, other | {"variant": "other"}]), ["mae"])["n"].tolist() == [1, 1]
+    assert summary(pd.DataFrame([one, other | {"seed": 2}]), ["mae"])["n"].tolist() == [2 if fold is None else 1]
 
 
 def test_unknown_metrics_are_named():
