@@ -1,7 +1,8 @@
 r"""How much better one method is than another, and whether that is more than chance.
 
-Runs are paired: the same seed, fold and test samples. The difference of a metric is averaged over seeds (and folds);
-its interval is a percentile bootstrap that draws, with replacement,
+Runs are paired: the same seed, fold and test samples. Where a run of a row has no partner, the row has no difference.
+A control has no seed: its run stands against each seed of the other side. The difference of a metric is averaged over
+seeds (and folds); its interval is a percentile bootstrap that draws, with replacement,
 
 - whole videos within each fold's test part, since utterances of one video are not independent of one another,
 - and seeds, since another initialisation would have given other numbers.
@@ -12,17 +13,22 @@ weights :math:`w_n`, the number of times that sample's video was drawn, so all d
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from decalign_core.lab.controls import CONTROLS
 from decalign_core.lab.metrics import SIMS_EDGES, bins, higher_is_better, metric_names
 from decalign_core.lab.results import KEYS, RunRecord, summary
+
+_log = logging.getLogger(__name__)
 
 Group = tuple[str, str, str]  # dataset, model, variant
 Runs = Mapping[tuple[int | None, int], pd.DataFrame]  # by fold and seed: id, target and predictions on the test split
@@ -47,8 +53,8 @@ def comparison(
 
     Returns:
         Columns ``dataset, model, variant, metric, n, mean, sd, low, high`` and ``difference, difference_low,
-        difference_high``: row less baseline, empty for the baseline itself and where it was not run. A method with
-        a single run a fold (a control) is compared with every seed of the baseline.
+        difference_high``: row less baseline, empty for the baseline itself and where a run of the row has no partner
+        in it (a warning names the row).
     """
     runs = [(RunRecord.load(Path(folder) / "record.json"), Path(folder) / "predictions.csv") for folder in folders]
     if not runs:
@@ -63,8 +69,14 @@ def comparison(
     rows = []
     for key, ours in read.items():
         reference = read.get((key[0], *baseline))
-        if reference is not None and key[1:] != baseline:
-            found = paired_difference(ours, reference, scale, resamples=resamples, level=level, seed=seed)
+        if reference is None or key[1:] == baseline:
+            continue
+        sides = _without_seed(ours, reference, key[1]), _without_seed(reference, ours, baseline[0])
+        try:
+            found = paired_difference(*sides, scale, resamples=resamples, level=level, seed=seed)
+        except _Unpaired as error:
+            _log.warning(f"{' '.join(key)}: {error}")
+        else:
             rows.append(found.assign(**dict(zip(KEYS, key, strict=True))))
     table = summary(pd.DataFrame([record.row() for record, _ in runs]))
     if not rows:
@@ -84,6 +96,17 @@ def _test_part(path: Path) -> pd.DataFrame:
     return table[table["split"] == "test"].reset_index(drop=True)
 
 
+def _without_seed(runs: Runs, others: Runs, method: str) -> Runs:
+    """The runs of a control, of one seed, under each seed of the others; the runs of any other method as they are."""
+    if method not in CONTROLS or len({seed for _, seed in runs}) > 1:
+        return runs
+    return {(fold, seed): table for (fold, _), table in runs.items() for seed in {seed for _, seed in others}}
+
+
+class _Unpaired(ValueError):
+    pass
+
+
 def paired_difference(
     ours: Runs,
     baseline: Runs,
@@ -96,25 +119,34 @@ def paired_difference(
     """Difference of every metric, ``ours`` less ``baseline``, with its interval: columns ``metric`` and three more.
 
     Raises:
-        ValueError: where the two share no fold, or were not tested on the same samples.
+        ValueError: where one of ``ours`` has no partner, a fold of ``ours`` lacks a seed of another, or the two were
+            not tested on the same samples.
     """
-    folds = sorted(
-        {fold for fold, _ in ours} & {fold for fold, _ in baseline}, key=lambda fold: (fold is not None, fold)
-    )
-    if not folds:
-        raise ValueError("comparison: wanted runs on the same folds, got none")
+    folds, seeds = _folds_and_seeds(ours)
+    if not ours or set(ours) != set(product(folds, seeds)) or not set(ours) <= set(baseline):
+        got = f"{_told(ours)} against {_told(baseline)}"
+        raise _Unpaired(f"comparison: wanted the same seeds in every fold, and the baseline's of each, got {got}")
     rng = np.random.default_rng(seed)
-    parts = [_aligned(ours, baseline, fold) for fold in folds]
-    metrics = weighted_metrics(scale)
-    seeds = min(len(part.ours) for part in parts)
-    drawn_seeds = np.vstack([np.ones(seeds), rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=resamples)]) / seeds
-    per_fold = [_differences(part, metrics, seeds, resamples, rng) for part in parts]
+    parts = [_aligned(ours, baseline, fold, seeds) for fold in folds]
+    metrics, n = weighted_metrics(scale), len(seeds)
+    drawn_seeds = np.vstack([np.ones(n), rng.multinomial(n, np.full(n, 1 / n), size=resamples)]) / n
+    per_fold = [_differences(part, metrics, resamples, rng) for part in parts]
     rows = []
     for name in per_fold[0]:
         values = (np.mean([fold[name] for fold in per_fold], axis=0) * drawn_seeds).sum(axis=1)
         low, high = np.nanquantile(values[1:], [(1 - level) / 2, (1 + level) / 2])
         rows.append(dict(zip(("metric", *DIFFERENCE), (name, values[0], low, high), strict=True)))
     return pd.DataFrame(rows)
+
+
+def _folds_and_seeds(runs: Runs) -> tuple[list[int | None], list[int]]:
+    folds = sorted({fold for fold, _ in runs}, key=lambda fold: (fold is not None, fold))
+    return folds, sorted({seed for _, seed in runs})
+
+
+def _told(runs: Runs) -> str:
+    folds, seeds = _folds_and_seeds(runs)
+    return f"seeds {seeds}" + ("" if folds == [None] else f" of folds {folds}")
 
 
 @dataclass(frozen=True)
@@ -127,18 +159,12 @@ class _Part:
     video: NDArray
 
 
-def _aligned(ours: Runs, baseline: Runs, fold: int | None) -> _Part:
-    sides = [{seed: table for (at, seed), table in side.items() if at == fold} for side in (ours, baseline)]
-    shared = sorted(set(sides[0]) & set(sides[1]))
-    if 1 in (len(sides[0]), len(sides[1])):  # a method without seeds stands against each seed of the other
-        most = max(sides, key=len)
-        sides = [side if side is most else dict.fromkeys(most, next(iter(side.values()))) for side in sides]
-        shared = sorted(most)
-    tables = [side[seed] for side in sides for seed in shared]
-    first = tables[0] if tables else None
-    if first is None or any(list(table["id"]) != list(first["id"]) for table in tables):
-        raise ValueError(f"comparison: wanted runs of the same seeds and test samples on fold {fold}")
-    values = [np.stack([_predicted(side[seed]) for seed in shared]) for side in sides]
+def _aligned(ours: Runs, baseline: Runs, fold: int | None, seeds: list[int]) -> _Part:
+    sides = [{seed: side[fold, seed] for seed in seeds} for side in (ours, baseline)]
+    first = sides[0][seeds[0]]
+    if any(list(table["id"]) != list(first["id"]) for side in sides for table in side.values()):
+        raise _Unpaired(f"comparison: wanted runs of the same test samples on fold {fold}, got others")
+    values = [np.stack([_predicted(side[seed]) for seed in seeds]) for side in sides]
     target = first["target"].to_numpy()
     video = first["id"].str.rpartition("$_$")[0].to_numpy()
     return _Part(*values, target.astype(values[0].dtype), video)
@@ -150,14 +176,14 @@ def _predicted(table: pd.DataFrame) -> NDArray:
 
 
 def _differences(
-    part: _Part, metrics: Mapping[str, Metric], seeds: int, resamples: int, rng: np.random.Generator
+    part: _Part, metrics: Mapping[str, Metric], resamples: int, rng: np.random.Generator
 ) -> dict[str, NDArray]:
     """By metric, ``(1 + resamples, seeds)``: row 0 as measured, then one row a draw of videos."""
     kinds, member = np.unique(part.video, return_inverse=True)
     drawn = rng.multinomial(len(kinds), np.full(len(kinds), 1 / len(kinds)), size=resamples)
     weights = np.vstack([np.ones(len(member)), drawn[:, member]])
     return {
-        name: metric(part.ours[:seeds], part.target, weights) - metric(part.baseline[:seeds], part.target, weights)
+        name: metric(part.ours, part.target, weights) - metric(part.baseline, part.target, weights)
         for name, metric in metrics.items()
     }
 
