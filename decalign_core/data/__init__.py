@@ -14,7 +14,7 @@ from pathlib import Path
 import pandas as pd
 
 from decalign_core.data.mmsa import DataError, load_mmsa
-from decalign_core.data.mosi_public import check_fold, load_mosi_public
+from decalign_core.data.mosi_public import ALLOWED, check_fold, load_mosi_public
 from decalign_core.data.preparation import standardised, with_missing
 from decalign_core.data.synthetic import SyntheticConfig, generate
 from decalign_core.nn.text import TextEncoder
@@ -59,9 +59,10 @@ def load(
         text_encoder: a Hugging Face encoder by name or path in place of the text features, where a data set has texts.
         fine_tune: give token ids, so that the encoder is trained along, not its states.
         standardise: modalities to standardise on the training split; None takes what suits the data set.
-        clip_percentiles: percentiles outside of which features are cut off before.
-        missing: chance with which each modality of a sample is hidden, in every split, before anything is fitted
-            (:func:`~decalign_core.data.preparation.with_missing`); the name of the data then says so.
+        clip_percentiles: percentiles outside of which the features to ``standardise`` are cut off before.
+        missing: chance with which each modality of a sample is hidden, in every split
+            (:func:`~decalign_core.data.preparation.with_missing`); the name of the data then says so. What
+            ``standardise`` names is fitted on what is left; what ``mosi_public`` standardises of itself, on all.
 
     Raises:
         ValueError: for a name or option that is not there.
@@ -71,6 +72,11 @@ def load(
     if clip_percentiles and not (len(clip_percentiles) == 2 and 0 <= clip_percentiles[0] < clip_percentiles[1] <= 100):
         wanted = "two percentiles in [0, 100], the lower first"
         raise ValueError(f"clip_percentiles: wanted {wanted}, got {tuple(clip_percentiles)}")
+    if standardise is None:
+        standardise = () if name in ("synthetic", "mosi_public") else ("audio", "vision")
+    if clip_percentiles and not standardise:
+        got = f"{tuple(clip_percentiles)} for {name}"
+        raise ValueError(f"clip_percentiles: wanted none where standardise names no modality, got {got}")
     if not 0 <= missing <= 1:
         raise ValueError(f"missing: wanted a chance in [0, 1], got {missing}")
     if text_encoder and name == "synthetic":
@@ -106,7 +112,7 @@ def _load(
     fold: int | None,
     modalities: Sequence[str],
     encoder: TextEncoder | None,
-    standardise: Sequence[str] | None,
+    standardise: Sequence[str],
     clip_percentiles: Sequence[float],
     missing: float,
 ) -> Splits:
@@ -118,13 +124,13 @@ def _load(
         )
     else:
         splits = load_mmsa(name, root, aligned=aligned, encoder=encoder)
-        standardise = ("audio", "vision") if standardise is None else standardise
-    unknown = set(standardise or ()) - set(splits.train.features) - set(splits.encoders)
+    # mosi_public is read without what is not kept
+    there = ALLOWED[protocol or "unseen"] if name == "mosi_public" else tuple(splits.train.features)
+    unknown = sorted(set(standardise) - set(there))
+    if unknown:
+        raise ValueError(f"standardise: wanted some of {', '.join(there)}, got {', '.join(unknown)}")
     kept = _hidden(_kept(splits, modalities), missing)
-    names = [modality for modality in standardise or () if modality in kept.train.features]
-    if unknown and not modalities:
-        wanted = ", ".join(splits.train.features)
-        raise ValueError(f"standardise: wanted some of {wanted}, got {', '.join(sorted(unknown))}")
+    names = [modality for modality in standardise if modality in kept.train.features]
     return standardised(kept, names, tuple(clip_percentiles) or None, in_place=True) if names else kept
 
 

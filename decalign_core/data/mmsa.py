@@ -51,7 +51,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from decalign_core.data.preparation import standardised
 from decalign_core.files import atomic_path
 from decalign_core.types import Batch, Splits
 
@@ -709,8 +708,6 @@ def load_mmsa(
     *,
     aligned: bool = True,
     encoder: TextEncoder | None = None,
-    standardise: Sequence[str] | None = (),
-    clip_percentiles: tuple[float, float] | None = None,
 ) -> Splits:
     """MOSI, MOSEI, CH-SIMS or IEMOCAP from the file that the field shares.
 
@@ -722,17 +719,13 @@ def load_mmsa(
         root: the folder above ``MOSI/``, ``MOSEI/``, ``CH-SIMS/`` (or MMSA's ``SIMS/``), ``IEMOCAP/``; or the file.
         aligned: read the word-aligned file of MOSI or MOSEI; the other two exist in one form only.
         encoder: reads the token ids of ``text_bert``, so the text becomes ``(N, T)`` int64. None: the states ``text``.
-        standardise: modalities to standardise on the training frames, None for all.
-        clip_percentiles: percentiles of the training frames outside of which those are first cut off.
 
     Raises:
         DataError: if no file is found, or for the first defect of the file (:func:`check` lists all).
-        ValueError: for an unknown data set or modality, or percentiles without anything to standardise.
+        ValueError: for an unknown data set.
     """
     if dataset not in _DATASETS:
         raise ValueError(f"dataset: wanted one of {sorted(_DATASETS)}, got {dataset!r}")
-    if clip_percentiles is not None and standardise is not None and not standardise:
-        raise ValueError(f"clip_percentiles: wanted modalities to standardise with it, got standardise={standardise!r}")
     source = _DATASETS[dataset]
     aligned = aligned or not source.has_both_forms
     path = _find(dataset, Path(root), aligned)
@@ -743,7 +736,7 @@ def load_mmsa(
         raise DataError(reading.defects[0] + more)
     for note in reading.notes:
         _log.warning(note)
-    splits = Splits(
+    return Splits(
         **_with_common_targets(reading),
         name=dataset if aligned else f"{dataset}/unaligned",
         task="classification" if source.classes else "regression",
@@ -752,8 +745,6 @@ def load_mmsa(
         encoders={} if encoder is None else {"text": encoder},
         notes=tuple(reading.notes),
     )
-    untouched = standardise is not None and not standardise
-    return splits if untouched else standardised(splits, standardise, clip_percentiles, in_place=True)
 
 
 def _find(dataset: str, root: Path, aligned: bool) -> Path:

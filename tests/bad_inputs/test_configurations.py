@@ -151,6 +151,21 @@ OPTIONS = [
     pytest.param({"name": "mosi", "fine_tune": True}, "fine_tune: wanted a text encoder", "none", id="nothing to tune"),
     pytest.param({"name": "synthetic", "modalities": ["smell"]}, "modalities: wanted some of", "smell", id="modality"),
     pytest.param({"name": "synthetic", "standardise": ["smell"]}, "standardise: wanted", "smell", id="standardise"),
+    pytest.param(
+        {"name": "synthetic", "standardise": ["smell"], "modalities": ["text"]},
+        "standardise: wanted some of text, audio, vision",
+        "smell",
+        id="standardise, some kept",
+    ),
+    pytest.param(
+        {"name": "synthetic", "clip_percentiles": [1, 99]}, "clip_percentiles: wanted none", "(1, 99)", id="cut nothing"
+    ),
+    pytest.param(
+        {"name": "mosi_public", "clip_percentiles": [1, 99]}, "standardise names no", "(1, 99)", id="cut no frame"
+    ),
+    pytest.param(
+        {"name": "mosei", "standardise": [], "clip_percentiles": [1, 99]}, "names no", "(1, 99)", id="cut none named"
+    ),
     pytest.param({"name": "synthetic", "clip_percentiles": [5.0]}, "clip_percentiles: wanted two", "(5.0,)", id="one"),
     pytest.param({"name": "synthetic", "clip_percentiles": [5, 101]}, "in [0, 100]", "(5, 101)", id="beyond 100"),
     pytest.param({"name": "synthetic", "clip_percentiles": [90, 10]}, "the lower first", "(90, 10)", id="reversed"),

@@ -5,8 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from refusals import mmsa_fixtures as fixtures
 
 from decalign_core.data import NAMES, PROTOCOLS, DataError, describe, load, preparation, standardised, with_missing
+from decalign_core.data.mmsa import load_mmsa
 from decalign_core.data.synthetic import SyntheticConfig, generate
 from decalign_core.nn.text import TextEncoder
 from decalign_core.types import Batch, Splits
@@ -84,6 +86,17 @@ def test_standardising_what_was_not_kept_is_no_fault():
         "text",
         "vision",
     ]
+
+
+def test_files_are_standardised_by_name_or_where_it_suits(tmp_path):
+    fixtures.write(fixtures.mosi_aligned(), tmp_path / "MOSI/mosi_aligned_50.pkl", 4)
+    raw = load_mmsa("mosi", tmp_path)
+    named = load("mosi", tmp_path, standardise=("audio",), clip_percentiles=(1, 99))
+    assert named.fingerprint() == standardised(raw, ["audio"], (1, 99)).fingerprint()
+    suits = standardised(raw, ["audio", "vision"], (1, 99))
+    assert load("mosi", tmp_path, clip_percentiles=(1, 99)).fingerprint() == suits.fingerprint()
+    alone = load("mosi", tmp_path, modalities=["text"], clip_percentiles=(1, 99))  # a preset's, beside a text alone
+    assert torch.equal(alone.train.features["text"], raw.train.features["text"])
 
 
 @pytest.mark.parametrize("name", ["mosi", "mosei", "sims", "iemocap", "mosi_public"])

@@ -266,17 +266,8 @@ def test_splits_that_share_their_arrays_are_read_apart(put, monkeypatch):
             content.pop("id", None)
             content["text"][0, 0, 0] = np.inf
     names = ("text", "audio", "vision")
-    one, other = (load_mmsa("mosi", put(tree), standardise=names) for tree in (shared, apart))
+    one, other = (load("mosi", put(tree), standardise=names) for tree in (shared, apart))
     assert one.fingerprint() == other.fingerprint()
-
-
-def test_standardising_on_the_way(put):
-    splits = load_mmsa("mosi", put(fixtures.mosi_aligned()), standardise=("audio",), clip_percentiles=(1, 99))
-    frames = splits.train.features["audio"][splits.train.masks["audio"]]
-    assert torch.allclose(frames.mean(dim=0), torch.zeros(5), atol=1e-5)
-    assert torch.allclose(frames.std(dim=0, unbiased=False), torch.ones(5), atol=1e-4)
-    with pytest.raises(ValueError, match="clip_percentiles: wanted modalities"):
-        load_mmsa("mosi", put(fixtures.mosi_aligned()), clip_percentiles=(1, 99))
 
 
 def test_the_file_itself_as_root_and_unknown_names(put):

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import torch
 
+from decalign_core.data import load
 from decalign_core.data.mmsa import DataError
 from decalign_core.data.mosi_public import SHA256, convert, hashed_words, load_mosi_public
 from decalign_core.nn.text import TextEncoder
@@ -225,6 +226,14 @@ def test_files_that_are_not_converted_name_the_command(tmp_path):
 def test_wrong_options_are_named(planted, options, error):
     with pytest.raises(ValueError, match=error):
         load_mosi_public(planted, **options)
+
+
+def test_what_the_protocol_has_may_be_named_and_not_kept(planted):
+    kept = load("mosi_public", planted, modalities=["text"], standardise=["audio"])
+    assert kept.fingerprint() == load_mosi_public(planted, modalities=["text"]).fingerprint()
+    for protocol, name, there in (("unseen", "smell", "text, audio, vision"), ("standard", "vision", "text, audio")):
+        with pytest.raises(ValueError, match=f"^standardise: wanted some of {there}, got {name}$"):
+            load("mosi_public", planted, protocol, modalities=["text"], standardise=[name])
 
 
 def test_files_that_do_not_fit_together_are_refused(planted):
