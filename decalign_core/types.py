@@ -173,6 +173,21 @@ class Splits:
             for name, values in self.train.features.items()
         }
 
+    def check_finite(self, modalities: Sequence[str] | None = None) -> None:
+        """Whether all targets, and the valid frames of all modalities or of these, are numbers; padding may hold any.
+
+        Raises:
+            ValueError: for the first split and modality that holds NaN or infinity, with their number and a sample.
+        """
+        for split, batch in self.items():
+            broken = {"target": (~batch.target.isfinite()).long()}
+            for name in batch.features if modalities is None else modalities:
+                broken[f"features[{name!r}]"] = _not_finite(batch.features[name], batch.masks[name])
+            for what, counts in broken.items():
+                if counts.any():
+                    got = f"{int(counts.sum())} NaN or infinite, the first in {batch.ids[int(counts.nonzero()[0])]!r}"
+                    raise ValueError(f"splits.{split}: {what}: wanted finite numbers, got {got}")
+
     def fingerprint(self) -> str:
         """Hexadecimal digest of every id, target, mask and feature of the three splits."""
         return self._digest
@@ -188,6 +203,19 @@ class Splits:
                 digest.update(f"{name}{tuple(tensors[name].shape)}".encode())
                 digest.update(np.ascontiguousarray(tensors[name].cpu().numpy()).data)
         return digest.hexdigest()[:16]
+
+
+def _not_finite(values: Tensor, mask: Tensor) -> Tensor:
+    """How many numbers of valid frames are not finite, by sample ``(B,)``."""
+    return torch.cat([_not_finite_part(*part) for part in zip(values.split(64), mask.split(64), strict=True)])
+
+
+def _not_finite_part(x: Tensor, valid: Tensor) -> Tensor:
+    # token ids have no frames; a sum is many times faster than a look at each number, and misses none
+    suspect = valid & ~x.sum(dim=-1).isfinite() if x.ndim == 3 else torch.zeros_like(valid)
+    if not suspect.any():
+        return suspect.sum(dim=1)
+    return (~x.isfinite() & suspect.unsqueeze(-1)).sum(dim=(1, 2))
 
 
 @dataclass(frozen=True)

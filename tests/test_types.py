@@ -227,6 +227,62 @@ def test_fingerprint_tells_the_splits_apart():
     assert replace(splits, valid=splits.test, test=splits.valid).fingerprint() != splits.fingerprint()
 
 
+# --- numbers that are none ---
+
+NAN, INFINITY = float("nan"), float("inf")
+
+
+def with_number(splits, split, place, value):
+    """The splits with ``value`` at one place: the target of a sample, or (modality, sample, frame, column)."""
+    batch = getattr(splits, split)
+    if isinstance(place, int):
+        return replace(splits, **{split: replace(batch, target=batch.target.index_fill(0, torch.tensor(place), value))})
+    name, *at = place
+    values = batch.features[name].clone()
+    values[tuple(at)] = value
+    return replace(splits, **{split: replace(batch, features={**batch.features, name: values})})
+
+
+@pytest.mark.parametrize("value", [NAN, INFINITY, -INFINITY])
+@pytest.mark.parametrize("split", ["train", "valid", "test"])
+def test_what_is_no_number_is_named_with_its_split_modality_and_sample(split, value):
+    splits = with_number(make_splits(), split, ("near", 2, 4, 1), value)
+    said = (
+        rf"^splits.{split}: features\['near'\]: wanted finite numbers, got 1 NaN or infinite, the first in 'w\$_\$1'$"
+    )
+    with pytest.raises(ValueError, match=said):
+        splits.check_finite()
+    splits.check_finite(["far"])
+    twice = with_number(with_number(splits, split, ("near", 2, 0), value), split, ("near", 3, 1, 0), NAN)
+    with pytest.raises(ValueError, match=rf"got {1 + WIDTHS['near'] + 1} NaN or infinite, the first in 'w\$_\$1'$"):
+        twice.check_finite(["near"])
+    with pytest.raises(ValueError, match=rf"^splits.{split}: target: .* got 1 .* 'v\$_\$2'$"):
+        with_number(make_splits(), split, 1, value).check_finite()
+
+
+def test_numbers_padding_and_token_ids_are_let_through():
+    whole = make_splits()
+    whole.check_finite()
+    for value in (NAN, INFINITY):
+        with_number(whole, "train", ("near", 0, 3), value).check_finite()  # the first frame of the padding
+    large = torch.finfo(torch.float32).max
+    with_number(whole, "test", ("far", 2, 3), large).check_finite()  # their sum is infinite
+    words = make_batch(features=whole.train.features | {"near": torch.ones(4, 8, dtype=torch.int64)})
+    replace(whole, train=words, encoders={"near": TextEncoder("any")}).check_finite()
+    classes = make_batch(target=torch.tensor([0, 1, 2, 1]))
+    make_splits(train=classes).check_finite()
+
+
+def test_a_number_is_found_among_many_samples():
+    rows = torch.arange(4).repeat(50)
+    batch = make_batch()[rows]
+    splits = with_number(
+        make_splits(train=replace(batch, ids=[str(row) for row in range(200)])), "train", ("far", 150, 0), NAN
+    )
+    with pytest.raises(ValueError, match="got 3 NaN or infinite, the first in '150'$"):
+        splits.check_finite()
+
+
 def test_a_trimmed_batch_says_who_is_present():
     mask = torch.tensor([[True, False], [False, False], [True, True]])
     full = torch.ones(3, 2, dtype=torch.bool)

@@ -41,13 +41,14 @@ def standardised(
         in_place: write to the features that are given; else they are copied.
 
     Raises:
-        ValueError: for a modality that the data set lacks.
+        ValueError: for a modality that the data set lacks, or one with NaN or infinity in a valid frame.
     """
     floats = [name for name, values in splits.train.features.items() if values.is_floating_point()]
     names = floats if modalities is None else list(modalities)
     for name in names:
         if name not in floats:
             raise ValueError(f"standardise: wanted modalities among {floats}, got {name!r}")
+    splits.check_finite(names)  # one such number of the training split would become a whole column
     train = splits.train
     maps = {
         name: _Standardiser(train.features[name], train.masks[name], clip_percentiles)

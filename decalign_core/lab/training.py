@@ -73,8 +73,8 @@ def train(
         progress: show a progress bar.
 
     Raises:
-        ValueError: where the configuration does not fit the data, the folder holds another configuration or a damaged
-            file, or another process trains in it.
+        ValueError: where the configuration does not fit the data, these hold NaN or infinity, the folder holds another
+            configuration or a damaged file, or another process trains in it.
         OSError: where the folder cannot be written to.
     """
     config, folder = config or ExperimentConfig(), Path(run_dir) if run_dir is not None else None
@@ -172,6 +172,7 @@ def _fit(
     group: Group,
 ) -> Fitted:
     started = time.perf_counter()
+    splits.check_finite()
     if config.method in CONTROLS:
         fitting = Fitted(fit_control(config.method, splits), started)
     else:

@@ -1,9 +1,13 @@
 """Configurations that no run can have: refused where they are made or where they meet the data; nothing is written."""
 
+from dataclasses import replace
+from functools import partial
+
 import pytest
 from refusals import refusal, untouched
 
 from decalign_core.data import load
+from decalign_core.data.synthetic import SyntheticConfig, generate
 from decalign_core.lab.experiment import ExperimentConfig, TrainingConfig, configure, preset, with_variant
 from decalign_core.lab.training import train
 from decalign_core.model import DecAlign, DecAlignConfig
@@ -177,6 +181,23 @@ OPTIONS = [
 @pytest.mark.parametrize(("options", "wanted", "got"), OPTIONS)
 def test_a_choice_of_data(options, wanted, got):
     refusal(lambda: load(**options), wanted, f", got {got}")
+
+
+@pytest.mark.parametrize("method", ["decalign", "early", "ridge", "svr"])
+def test_data_that_are_no_numbers(tmp_path, method):
+    splits = generate(SyntheticConfig(samples=(8, 4, 4)))
+    features, target = splits.train.features["audio"].clone(), splits.train.target.clone()
+    features[3, 1, 2] = float("nan")
+    target[5] = float("nan")
+    said = "splits.train: {}: wanted finite numbers, got 1 NaN or infinite, the first in 'synthetic$_$00000{}'"
+    for change, what, sample in (
+        ({"features": {**splits.train.features, "audio": features}}, "features['audio']", 3),
+        ({"target": target}, "target", 5),
+    ):
+        data = replace(splits, train=replace(splits.train, **change))
+        config = configure({"method": method, "training.device": "cpu"})
+        with untouched(tmp_path):
+            refusal(partial(train, config, data, run_dir=tmp_path / "run", progress=False), said.format(what, sample))
 
 
 MEETING = [

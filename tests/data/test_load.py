@@ -156,6 +156,18 @@ def test_other_splits_take_the_training_splits_map():
         assert batch.features["low"].dtype == torch.float32
 
 
+def test_statistics_are_of_numbers():
+    splits = tiny()
+    low = splits.valid.features["low"].clone()
+    low[1, 0, 2] = float("nan")
+    splits = replace(splits, valid=replace(splits.valid, features={**splits.valid.features, "low": low}))
+    with pytest.raises(
+        ValueError, match=r"^splits.valid: features\['low'\]: wanted finite numbers, got 1 .* 'v\$_\$1'$"
+    ):
+        standardised(splits)
+    standardised(splits, ["high"])
+
+
 def test_clipping_comes_before_the_statistics():
     splits = tiny(train=40)
     result = standardised(splits, ["low"], (10, 90))
