@@ -295,7 +295,10 @@ class Trainer:
             self.schedule.step(-sign * value)
         if recent[-1] > max(recent[:-1], default=-math.inf):
             self.best_epoch = self.epoch
-            self.best_weights = {name: weight.clone() for name, weight in self.validated.state_dict().items()}
+            self._keep_weights()
+
+    def _keep_weights(self) -> None:
+        self.best_weights = {name: weight.clone() for name, weight in self.validated.state_dict().items()}
 
     def _train_epoch(self) -> dict[str, float]:
         self.model.train()
@@ -367,10 +370,6 @@ class Trainer:
 
     def checkpoint(self, folder: Path) -> None:
         """Write everything that :meth:`resume` needs."""
-        # last.pt last: killed before it, the epoch is run again and writes the same other files once more
-        if self.best_epoch == self.epoch:
-            best = {"config_hash": self.config_hash, "weights": self.best_weights}
-            save_state(folder / "best.pt", best | _shape(self.model))
         state = {name: part.state_dict() for name, part in self._stateful().items()}
         random = {"order": self.order.get_state(), "dropout": torch.get_rng_state()}
         if self.device.type == "cuda":
@@ -379,7 +378,15 @@ class Trainer:
         progress = {"history": self.history, "best_epoch": self.best_epoch, "seconds": seconds}
         write_table(folder / "history.csv", pd.DataFrame(self.history))
         hashes = {"config_hash": self.config_hash, "data_hash": self.splits.fingerprint()}
+        # best.pt last: killed before it, it is made of last.pt; the other way round it would be of an epoch that is run
+        # again and, on a GPU, may turn out not to be the best
         save_state(folder / "last.pt", hashes | state | random | progress)
+        if self.best_epoch == self.epoch:
+            self._write_best(folder)
+
+    def _write_best(self, folder: Path) -> None:
+        best = {"config_hash": self.config_hash, "weights": self.best_weights}
+        save_state(folder / "best.pt", best | _shape(self.model))
 
     def resume(self, folder: Path) -> None:
         """Go on where the folder's checkpoint was, if it has one.
@@ -389,15 +396,21 @@ class Trainer:
         """
         if not (folder / "last.pt").is_file():
             return
-        saved, best = (load_state(folder / name, self.device, self.config) for name in ("last.pt", "best.pt"))
+        saved = load_state(folder / "last.pt", self.device, self.config)
         with belonging(folder / "last.pt"):
-            data_hash = saved["data_hash"]
+            data_hash, is_best = saved["data_hash"], saved["best_epoch"] == len(saved["history"])
         check_data(folder, data_hash, self.splits)
-        with belonging(folder / "best.pt"):
-            self.validated.load_state_dict(best["weights"])
+        if not is_best or (folder / "best.pt").is_file():
+            best = load_state(folder / "best.pt", self.device, self.config)
+            with belonging(folder / "best.pt"):
+                self.validated.load_state_dict(best["weights"])
+                self.best_weights = best["weights"]
         with belonging(folder / "last.pt"):
             self._restore(saved)
-        self.best_weights = best["weights"]
+        if is_best:
+            self._keep_weights()
+            if self.group.leads:
+                self._write_best(folder)
 
     def _restore(self, saved: Mapping[str, Any]) -> None:
         for name, part in self._stateful().items():

@@ -221,6 +221,32 @@ def test_killed_before_or_after_any_file_is_written(tmp_path, monkeypatch):
     assert not differing
 
 
+def test_the_weights_kept_are_those_of_the_best_epoch_where_an_epoch_run_again_is_another(tmp_path, monkeypatch):
+    """On a GPU it is: here the validation metric of what comes after the kill is."""
+    weights, save, judge, scores, written = {}, training.save_state, training.Trainer._judge, [3.0, 2.0], []
+
+    def judged(self, value):
+        weights[self.epoch] = {name: values.clone() for name, values in self.validated.state_dict().items()}
+        self.history[-1]["valid_mae"] = scores.pop(0)
+        judge(self, value)
+
+    def saving(path, state):
+        written.append(path.name)
+        if len(written) == 4:
+            raise Killed
+        save(path, state)
+
+    monkeypatch.setattr(training.Trainer, "_judge", judged)
+    monkeypatch.setattr(training, "save_state", saving)
+    with pytest.raises(Killed):
+        run(make_config(), run_dir=tmp_path)
+    assert set(written[:2]) == set(written[2:]) == {"best.pt", "last.pt"}, "between the two, in the second epoch"
+    scores.extend([4.0, 4.0])
+    record = run(make_config(), run_dir=tmp_path)
+    kept = torch.load(tmp_path / "best.pt", weights_only=True)["weights"]
+    assert all(torch.equal(values, weights[record.best_epoch][name]) for name, values in kept.items())
+
+
 # --- run folders ---
 
 
