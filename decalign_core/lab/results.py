@@ -200,8 +200,7 @@ def _check_configurations(runs: pd.DataFrame) -> None:
         if len(found) > 1:
             *row, fold, seed = key
             where = " ".join(row) + ("" if pd.isna(fold) else f" fold {fold:g}")
-            advice = "tabulate them apart, or train one under another name (--set variant=NAME)"
-            got = f"{found[0]} and {found[1]}; {advice}"
+            got = f"{found[0]} and {found[1]}; tabulate them apart"
             raise ValueError(f"{where}, seed {seed}: wanted one configuration a row, got {got}")
 
 
