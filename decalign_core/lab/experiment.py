@@ -326,15 +326,19 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
-def with_variant(config: ExperimentConfig, variant: str) -> ExperimentConfig:
-    """``config`` as the named row of Table 3 or 4.
+def with_variant(config: ExperimentConfig, variant: str, changes: Mapping[str, Any] | None = None) -> ExperimentConfig:
+    """``config`` as the named row of Table 3 or 4, with other settings changed as by :func:`configure`.
 
     Raises:
-        ValueError: for another name than those of ``VARIANTS``.
+        ValueError: for another name than those of ``VARIANTS``, and for a change of what the row itself sets.
     """
     if variant not in VARIANTS:
         raise ValueError(f"variant: wanted one of {', '.join(VARIANTS)}, got {variant!r}")
-    return configure(VARIANTS[variant] | {"variant": variant}, config)
+    row = VARIANTS[variant] | {"variant": variant}
+    for key, value in (changes or {}).items():
+        if key in row:
+            raise ValueError(f"{key}: wanted no change of what the variant {variant} sets, {row[key]!r}, got {value!r}")
+    return configure(row | dict(changes or {}), config)
 
 
 # --- Presets ---------------------------------------------------------------------------------------------------------

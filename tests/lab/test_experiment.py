@@ -320,6 +320,16 @@ def test_a_variant_is_its_named_difference(variant):
     assert with_variant(full, "full") == full
 
 
+def test_a_change_does_not_undo_a_variant():
+    full = ExperimentConfig()
+    assert with_variant(full, "no_mmd", {"objective.alpha": 0.1}) == configure(
+        {"objective.alpha": 0.1}, with_variant(full, "no_mmd")
+    )
+    for key in ("variant", *MMD):
+        with pytest.raises(ValueError, match=rf"^{key}: wanted no change of what the variant no_mmd sets, .*, got 1$"):
+            with_variant(full, "no_mmd", {key: 1})
+
+
 def test_unknown_variants_are_named():
     with pytest.raises(ValueError, match=r"^variant: wanted one of full, .*no_mfd.*, got 'no_ot'$"):
         with_variant(ExperimentConfig(), "no_ot")
