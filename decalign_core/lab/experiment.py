@@ -366,6 +366,7 @@ _OFFICIAL_METHOD = {
     "training.factor": 0.1,
     "training.average": 0.0,
     "training.selection_window": 1,
+    "training.precision": "float32",
 }
 _BERT = {"data.text_encoder": "bert-base-uncased", "data.fine_tune": True}
 _AUDIO_VISION = {"data.standardise": ["audio", "vision"]}
@@ -641,7 +642,7 @@ def preset(
         return configure(base | _OFFICIAL_METHOD | OFFICIAL[known] | without)
     letter = {f"objective.{key}": value for key, value in asdict(ObjectiveConfig.letter()).items()}
     training = {"training.optimiser": "adam", "training.schedule": "plateau", "training.average": 0.0}
-    training |= {"training.selection_window": 1}
+    training |= {"training.selection_window": 1, "training.precision": "float32"}
     return configure(base | letter | training | PAPER[known]["from code"] | PAPER[known]["paper"] | without)
 
 

@@ -492,7 +492,7 @@ def chosen_device(name: str) -> torch.device:
 
 
 def _autocast(device: torch.device, precision: str) -> torch.autocast:
-    supported = device.type == "cuda" and torch.cuda.is_bf16_supported()
+    supported = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     enabled = precision == "bf16" or (precision == "auto" and supported)
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled)
 
