@@ -478,7 +478,7 @@ PAPER: dict[str, dict[str, dict[str, Any]]] = {
         | _sizes(64, 8, 4, 5)
         | _dropouts(0.2, 0.2, 0.2, 0.2, 0.2, 0.2)
         | _optimisation(32, 1e-4, 0.005, 0.6, 100, 5, 5),
-        "from code": {"objective.components": 8, "objective.epsilon": 0.1} | _BERT,
+        "from code": {"objective.components": 7, "objective.epsilon": 0.1} | _BERT,
     },
     "sims": {
         "paper": {"objective.alpha": 0.05, "objective.beta": 0.05, "objective.task": "mse"}
