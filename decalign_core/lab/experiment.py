@@ -13,6 +13,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from functools import cache
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from jsonargparse import ArgumentError, ArgumentParser
@@ -229,18 +230,39 @@ def _reset(changes: Mapping[str, Any], base: ExperimentConfig) -> dict[str, Any]
 
 def _typed(base: Any, name: str, changes: Mapping[str, Any]) -> Any:
     """The record ``base`` with changes that are read as its fields' types; keys of a peer begin with its ``name``."""
-    known = [key if name == "experiment" else f"{name}.{key}" for key in _flat(asdict(base))]
+    prefix = "" if name == "experiment" else f"{name}."
+    known = {prefix + key: value for key, value in _flat(asdict(base)).items()}
     for key in changes:
         if key not in known:
-            raise ValueError(f"{key}: no such setting" + _hint(key, known))
+            raise ValueError(f"{key}: no such setting" + _hint(key, list(known)))
+    texts = {key: _spelled(value) for key, value in changes.items()}
+    texts = {key: text for key, text in texts.items() if text != _spelled(known[key])}  # parsing is the slow part
     parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument(f"--{name}", type=type(base), default=base)
-    prefix = "--experiment." if name == "experiment" else "--"
-    arguments = [f"{prefix}{key}={_spelled(value)}" for key, value in changes.items()]
+    for key in texts:
+        parser.add_argument(f"--{key}", type=_kind(type(base), key.removeprefix(prefix)))
     try:
-        return getattr(parser.instantiate(parser.parse_args(arguments)), name)
+        read = parser.instantiate(parser.parse_args([f"--{key}={text}" for key, text in texts.items()]))
     except ArgumentError as error:
         raise ValueError(_one_line(error, changes)) from None
+    return _replaced(base, {key.removeprefix(prefix): read[key] for key in texts})
+
+
+@cache
+def _kind(record: type, key: str) -> Any:
+    """The type of a field, by dotted key."""
+    first, _, rest = key.partition(".")
+    kind = get_type_hints(record)[first]
+    return _kind(kind, rest) if rest else kind
+
+
+def _replaced(record: Any, values: Mapping[str, Any]) -> Any:
+    """The record with fields changed by dotted keys, those of one section together."""
+    own: dict[str, dict[str, Any]] = {}
+    for key, value in values.items():
+        first, _, rest = key.partition(".")
+        own.setdefault(first, {})[rest] = value
+    new = {first: ours[""] if "" in ours else _replaced(getattr(record, first), ours) for first, ours in own.items()}
+    return replace(record, **new)
 
 
 def _hint(key: str, known: Sequence[str]) -> str:
@@ -251,8 +273,7 @@ def _hint(key: str, known: Sequence[str]) -> str:
 
 def _one_line(error: Exception, changes: Mapping[str, Any]) -> str:
     text = " ".join(str(error).split())
-    spelled = {key: key if key.startswith("peer.") else f"experiment.{key}" for key in changes}
-    key = next((key for key in sorted(changes, key=len, reverse=True) if spelled[key] in text), "configuration")
+    key = next((key for key in changes if f'"{key}"' in text), "configuration")
     kinds = dict.fromkeys(re.findall(r"Expected an? (.+?)(?:\. Got|\.? Given| - |$)", text))
     plain = [_plainly(kind.replace("<class '", "").replace("'>", "").replace("typing.", "")) for kind in kinds]
     got = f", got {changes[key]!r}" if key in changes else ""
