@@ -19,7 +19,8 @@ from benchmarks.timing import paired
 from decalign_core.alignment.many import Pair, chain, complete, pair_costs, pair_plans, sampled, tree
 from decalign_core.alignment.mixture import GaussianMixture
 from decalign_core.alignment.transport import joint_cost, sinkhorn
-from decalign_core.lab.experiment import ExperimentConfig, configure, preset
+from decalign_core.lab.experiment import ExperimentConfig, configure
+from decalign_core.lab.presets import preset
 from decalign_core.lab.training import Trainer, build_model
 from decalign_core.objective import heterogeneity, homogeneity
 from decalign_core.types import Batch, Splits

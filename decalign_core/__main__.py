@@ -76,7 +76,7 @@ def _command(commands: argparse._SubParsersAction, name: str, run: Callable, tex
 def _add_data_choice(parser: argparse.ArgumentParser) -> None:
     """What to run on, in which setting: shared by train and sweep."""
     from decalign_core.data import NAMES
-    from decalign_core.lab.experiment import PRESETS
+    from decalign_core.lab.presets import PRESETS
 
     given = {"default": argparse.SUPPRESS}  # what is not given stays as the preset has it
     parser.add_argument("--dataset", choices=NAMES, default="synthetic", help="the data set (default: synthetic)")
@@ -127,7 +127,8 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
 
 def _train(arguments: argparse.Namespace) -> None:
     from decalign_core.lab.distributed import processes
-    from decalign_core.lab.experiment import preset, with_variant
+    from decalign_core.lab.experiment import with_variant
+    from decalign_core.lab.presets import preset
     from decalign_core.lab.training import train
 
     given = {name: getattr(arguments, name, "") for name in ("protocol", "text_encoder")}

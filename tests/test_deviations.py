@@ -6,7 +6,7 @@ import torch
 from sklearn.metrics import f1_score
 
 from decalign_core.lab import training
-from decalign_core.lab.experiment import preset
+from decalign_core.lab.presets import preset
 from decalign_core.lab.results import published
 from decalign_core.objective import ObjectiveConfig, task_loss
 

@@ -32,8 +32,9 @@ from decalign_core.files import write_table
 from decalign_core.lab.cluster import connected, keep_memory
 from decalign_core.lab.comparison import comparison
 from decalign_core.lab.controls import CONTROLS
-from decalign_core.lab.experiment import VARIANTS, DataConfig, ExperimentConfig, configure, preset
+from decalign_core.lab.experiment import VARIANTS, DataConfig, ExperimentConfig, configure
 from decalign_core.lab.inspection import inspect, is_inspected
+from decalign_core.lab.presets import preset
 from decalign_core.lab.results import RunRecord, published
 from decalign_core.lab.training import load_splits, train
 from decalign_core.peers import PEERS
