@@ -18,9 +18,10 @@ import torch
 
 from benchmarks.problems import Options
 from decalign_core.data import load
-from decalign_core.lab.experiment import ExperimentConfig, configure, preset
+from decalign_core.lab.experiment import ExperimentConfig, configure
 from decalign_core.lab.feeding import bucketed as bucketed_rows
 from decalign_core.lab.feeding import padding_share
+from decalign_core.lab.presets import preset
 from decalign_core.lab.results import peak_memory
 from decalign_core.lab.training import Trainer, load_splits
 from decalign_core.types import Splits

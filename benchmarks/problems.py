@@ -12,7 +12,8 @@ from torch import Tensor
 
 from decalign_core.alignment.many import Pair
 from decalign_core.alignment.mixture import GaussianMixture
-from decalign_core.lab.experiment import ExperimentConfig, configure, preset
+from decalign_core.lab.experiment import ExperimentConfig, configure
+from decalign_core.lab.presets import preset
 from decalign_core.types import Batch
 
 WIDTHS = {"text": 768, "audio": 5, "vision": 20}  # of the official MOSI files

@@ -9,7 +9,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -76,7 +76,7 @@ def _command(commands: argparse._SubParsersAction, name: str, run: Callable, tex
 def _add_data_choice(parser: argparse.ArgumentParser) -> None:
     """What to run on, in which setting: shared by train and sweep."""
     from decalign_core.data import NAMES
-    from decalign_core.lab.experiment import PRESETS
+    from decalign_core.lab.presets import PRESETS
 
     given = {"default": argparse.SUPPRESS}  # what is not given stays as the preset has it
     parser.add_argument("--dataset", choices=NAMES, default="synthetic", help="the data set (default: synthetic)")
@@ -127,15 +127,14 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
 
 def _train(arguments: argparse.Namespace) -> None:
     from decalign_core.lab.distributed import processes
-    from decalign_core.lab.experiment import configure, preset, with_variant
+    from decalign_core.lab.experiment import with_variant
+    from decalign_core.lab.presets import preset
     from decalign_core.lab.training import train
 
     given = {name: getattr(arguments, name, "") for name in ("protocol", "text_encoder")}
     given["fine_tune"] = getattr(arguments, "fine_tune", False)
-    config = with_variant(
-        preset(arguments.preset, arguments.dataset, **given, method=arguments.method), arguments.variant
-    )
-    config = configure(_changes(arguments), config)
+    base = preset(arguments.preset, arguments.dataset, **given, method=arguments.method)
+    config = with_variant(base, arguments.variant, _changes(arguments, _NAMED))
     if arguments.print_config:
         print(json.dumps(config.to_dict(), indent=2))
         return
@@ -149,12 +148,26 @@ def _train(arguments: argparse.Namespace) -> None:
         _print_metrics({"valid": record.valid, "test": record.test})
 
 
-def _changes(arguments: argparse.Namespace) -> dict[str, object]:
+# by --set a run would bear another's name, or take the preset of other data
+_NAMED = {
+    "method": "--method",
+    "variant": "--variant",
+    "data.dataset": "--dataset",
+    "data.protocol": "--protocol",
+    "data.text_encoder": "--text-encoder",
+}
+_SWEPT = _NAMED | {"method": "tables", "variant": "tables", "training.seed": "--seeds", "data.fold": "--folds"}
+
+
+def _changes(arguments: argparse.Namespace, elsewhere: Mapping[str, str]) -> dict[str, object]:
+    """What --set and the options of their own change; ``elsewhere`` says what is not for --set, and what it is for."""
     changes: dict[str, object] = {"data.root": arguments.data_dir}
     for pair in arguments.changes:
         key, equals, value = pair.partition("=")
         if not (key and equals):
             raise ValueError(f"--set: wanted KEY=VALUE, got {pair!r}")
+        if key in elsewhere:
+            raise ValueError(f"--set: wanted {elsewhere[key]} in its place, got {key}")
         changes[key] = value
     named = {
         "protocol": "data.protocol",
@@ -214,10 +227,6 @@ def _fold(text: str) -> int | None:
     return None if text == "stated" else int(text)
 
 
-# by --set, rows that differ would bear one name, or take the preset of other data
-_SWEPT = ("training.seed", "data.fold", "data.dataset", "method", "variant")
-
-
 def _sweep(arguments: argparse.Namespace) -> None:
     import pandas as pd
 
@@ -226,10 +235,6 @@ def _sweep(arguments: argparse.Namespace) -> None:
 
     parts = [arguments.dataset, getattr(arguments, "protocol", "")]
     out = Path(arguments.out or Path("runs") / "sweep" / "-".join(part for part in parts if part))
-    changes = _changes(arguments)
-    if swept := [key for key in _SWEPT if key in changes]:
-        wanted = "wanted tables, --dataset, --seeds and --folds for what a sweep goes over"
-        raise ValueError(f"--set: {wanted}, got {' and '.join(swept)}")
     wanted = cells(
         [row for table in dict.fromkeys(arguments.tables) for row in TABLES[table]],
         out,
@@ -240,7 +245,7 @@ def _sweep(arguments: argparse.Namespace) -> None:
         text_encoder=getattr(arguments, "text_encoder", ""),
         fine_tune=getattr(arguments, "fine_tune", False),
         preset_name=arguments.preset,
-        changes=changes,
+        changes=_changes(arguments, _SWEPT),
         notebook=arguments.notebook,
     )
     if arguments.dry_run:

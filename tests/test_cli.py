@@ -11,7 +11,8 @@ import pytest
 from refusals import outcome
 
 from decalign_core.__main__ import main
-from decalign_core.lab.experiment import ExperimentConfig, preset, with_variant
+from decalign_core.lab.experiment import ExperimentConfig, with_variant
+from decalign_core.lab.presets import preset
 from decalign_core.lab.results import published
 
 SMALL = [

@@ -5,7 +5,8 @@ import pytest
 import torch
 from sklearn.metrics import f1_score
 
-from decalign_core.lab.experiment import preset
+from decalign_core.lab import training
+from decalign_core.lab.presets import preset
 from decalign_core.lab.results import published
 from decalign_core.objective import ObjectiveConfig, task_loss
 
@@ -25,10 +26,22 @@ def test_the_default_task_loss_bounds_the_pull_of_one_sample():
 
 def test_presets_keep_the_papers_optimiser():
     for name in ("official", "paper"):
-        training = preset(name, "mosi").training
-        assert (training.optimiser, training.schedule, training.average) == ("adam", "plateau", 0)
+        settings = preset(name, "mosi").training
+        assert (settings.optimiser, settings.schedule, settings.average) == ("adam", "plateau", 0)
     own = preset("default", "mosi")
     assert (own.training.optimiser, own.training.schedule, own.model.layers) == ("adamw", "cosine", 1)
+
+
+def test_presets_keep_full_precision(monkeypatch):
+    """Wherever they run; what "auto" takes depends on the device, an old GPU that only emulates bf16 being none."""
+    assert {preset(name, "mosi").training.precision for name in ("official", "paper")} == {"float32"}
+    assert preset("default", "mosi").training.precision == "auto"
+    monkeypatch.setattr(torch, "autocast", lambda kind, dtype, enabled: enabled)
+    for newer in (True, False):
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation, newer=newer: newer)
+        enabled = {kind: training._autocast(torch.device(kind), "auto") for kind in ("cpu", "cuda")}
+        assert enabled == {"cpu": False, "cuda": newer}
+        assert not training._autocast(torch.device("cuda"), "float32")
 
 
 def test_input_dropout_of_the_public_mosi():

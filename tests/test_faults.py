@@ -147,15 +147,12 @@ DAMAGES = {
     ),
     "another configuration": (of_another_configuration, f"got {ExperimentConfig().hash()}"),
     "another model": (of_another_model, "not a checkpoint of this run"),
-    "no file": (Path.unlink, "no such checkpoint"),
 }
 
 
 @pytest.mark.parametrize("name", ["last.pt", "best.pt"])
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_checkpoint_that_is_not_this_runs_is_refused(cut, folders, name, damage):
-    if (damage, name) == ("no file", "last.pt"):
-        pytest.skip("without last.pt a run starts at its beginning")
     spoil, reason = DAMAGES[damage]
     spoil(cut / name)
     before = {path.name: path.read_bytes() for path in cut.iterdir()}
@@ -163,13 +160,25 @@ def test_a_checkpoint_that_is_not_this_runs_is_refused(cut, folders, name, damag
         run(cut)
     refused(caught, names=[cut / name, reason])
     assert before == {path.name: path.read_bytes() for path in cut.iterdir()}, "nothing was run or written"
-    if name == "best.pt" and damage != "no file":
+    if name == "best.pt":
         with pytest.raises(ValueError) as caught:
             load_run(cut)
         refused(caught, names=[cut / name, reason])
     if damage == "one bit":
         run(cut, resume=False)
         assert outcome(cut) == outcome(folders[0])
+
+
+def test_best_weights_that_are_gone_are_the_last_ones_where_their_epoch_is_the_best(cut, folders):
+    (cut / "best.pt").unlink()
+    saved = torch.load(cut / "last.pt", weights_only=True)
+    torch.save(saved | {"best_epoch": saved["best_epoch"] - 1}, cut / "last.pt")
+    with pytest.raises(ValueError) as caught:
+        run(cut)
+    refused(caught, names=[cut / "best.pt", "no such checkpoint"])
+    torch.save(saved, cut / "last.pt")
+    run(cut)
+    assert outcome(cut) == outcome(folders[0])
 
 
 # --- edited files ---

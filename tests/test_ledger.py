@@ -113,7 +113,7 @@ NEEDED = set(range(1, 49)) - {37, 38}
 OWN = {
     *("decoupling-sign", "covariance", "scale-by-width", "relative-epsilon", "bandwidth", "latent-encoder"),
     *("projection-ends", "positions", "norm-first", "contrastive-weight", "task-loss"),
-    *("optimisation", "average", "input-dropout"),
+    *("optimisation", "average", "input-dropout", "precision"),
 }
 
 

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from decalign_core.data import check_setting
-from decalign_core.lab.experiment import PRESETS, VARIANTS
+from decalign_core.lab.experiment import VARIANTS
+from decalign_core.lab.presets import PRESETS
 from decalign_core.lab.training import chosen_device
 
 _TYPES: dict[type, tuple[str, Callable[[Any], bool]]] = {

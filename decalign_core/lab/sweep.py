@@ -32,8 +32,9 @@ from decalign_core.files import write_table
 from decalign_core.lab.cluster import connected, keep_memory
 from decalign_core.lab.comparison import comparison
 from decalign_core.lab.controls import CONTROLS
-from decalign_core.lab.experiment import VARIANTS, DataConfig, ExperimentConfig, configure, preset
+from decalign_core.lab.experiment import VARIANTS, DataConfig, ExperimentConfig, configure
 from decalign_core.lab.inspection import inspect, is_inspected
+from decalign_core.lab.presets import preset
 from decalign_core.lab.results import RunRecord, published
 from decalign_core.lab.training import load_splits, train
 from decalign_core.peers import PEERS
@@ -49,6 +50,11 @@ class Row:
     method: str = "decalign"
     variant: str = "full"
     settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def named(self) -> dict[str, Any]:
+        """All that the row stands for, by dotted key."""
+        own = VARIANTS.get(self.variant, {}) | dict(self.settings)
+        return own | {"method": self.method, "variant": self.variant}
 
 
 _TEXT = {"data.modalities": ["text"]}
@@ -136,19 +142,23 @@ def cells(
     """The runs of a table's ``rows``, ordered so that those on the same data follow one another.
 
     A control has no seed: it is run once a fold, with the first. Two rows of one configuration are one run.
+    ``changes`` are of all rows, but a row keeps what it stands for: ``no_mmd`` stays without MMD.
 
     Raises:
-        ValueError: for names and values that no configuration takes.
+        ValueError: for names and values that no configuration takes, and for a change that would reach no row.
     """
     found: dict[str, Cell] = {}
+    rows, changes = list(rows), dict(changes or {})
+    for key in changes:
+        if rows and all(key in row.named() for row in rows):
+            raise ValueError(f"{key}: wanted a setting that a row leaves open, got one that every row sets")
     if notebook and not Path(notebook).is_file():
         raise ValueError(f"notebook: wanted a file, got {notebook}")
     for fold in folds:
         check_setting(dataset, protocol, fold)
         for row in sorted(rows, key=lambda row: "data.modalities" in row.settings):
             base = preset(preset_name, dataset, protocol, text_encoder, row.method, fine_tune)
-            named = VARIANTS.get(row.variant, {}) | {"variant": row.variant}
-            first = configure(named | {"data.fold": fold} | dict(changes or {}) | dict(row.settings), base)
+            first = configure({"data.fold": fold} | changes | row.named(), base)
             swept = {key: value for key, value in row.settings.items() if not isinstance(value, (list, dict))}
             for seed in seeds[:1] if row.method in CONTROLS else seeds:
                 config = replace(first, training=replace(first.training, seed=seed))

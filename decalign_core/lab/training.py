@@ -212,6 +212,7 @@ class Trainer:
         self.group, self.config_hash = group or Group(), config.hash()
         self.started = time.perf_counter()
         self.history: list[dict[str, float]] = []
+        self.selection = _selection(self.settings, splits.scale)
         seeds = np.random.SeedSequence(self.settings.seed).generate_state(3)
         torch.manual_seed(int(seeds[0]))
         self.model = build_model(config, splits).to(device)
@@ -222,13 +223,9 @@ class Trainer:
         self.optimiser = _optimiser(self.model, self.settings)
         self.steps = math.ceil(len(splits.train) / self.settings.batch_size)
         self._check_shares()
-        self.schedule = _schedule(self.optimiser, self.settings, self.steps)
+        self.schedule = _schedule(self.optimiser, self.settings, self.steps, self.selection)
         self.average = _average(self.model, self.settings)
         self._represent, self._losses = self._functions()
-        self.selection = self.settings.selection or ("waf1" if splits.scale == "emotion" else "mae")
-        if self.selection not in metric_names(splits.scale):
-            wanted = ", ".join(metric_names(splits.scale))
-            raise ValueError(f"training.selection: wanted one of {wanted}, got {self.selection!r}")
         self.best_epoch, self.best_weights = 0, self.validated.state_dict()
 
     def _functions(self) -> tuple[Callable[[Batch], Representation], Callable[[Representation, Batch], Losses]]:
@@ -292,7 +289,7 @@ class Trainer:
         values = [sign * row[f"valid_{self.selection}"] for row in self.history]
         recent = [float(np.mean(values[max(0, end - window) : end])) for end in range(1, len(values) + 1)]
         if self.settings.schedule == "plateau":
-            self.schedule.step(-sign * value)
+            self.schedule.step(value)
         if recent[-1] > max(recent[:-1], default=-math.inf):
             self.best_epoch = self.epoch
             self._keep_weights()
@@ -466,11 +463,18 @@ def _optimiser(model: nn.Module, settings: TrainingConfig) -> torch.optim.Optimi
     return kind([*groups, {"params": rest}], lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True)
 
 
-def _schedule(optimiser: torch.optim.Optimizer, settings: TrainingConfig, steps: int) -> Any:
+def _selection(settings: TrainingConfig, scale: str) -> str:
+    chosen, known = settings.selection or ("waf1" if scale == "emotion" else "mae"), metric_names(scale)
+    if chosen not in known:
+        raise ValueError(f"training.selection: wanted one of {', '.join(known)}, got {chosen!r}")
+    return chosen
+
+
+def _schedule(optimiser: torch.optim.Optimizer, settings: TrainingConfig, steps: int, selection: str) -> Any:
     if settings.schedule == "plateau":
-        return torch.optim.lr_scheduler.ReduceLROnPlateau(
-            optimiser, factor=settings.factor, patience=settings.plateau_patience
-        )
+        # a negated metric would count as better where it rests: PyTorch's threshold is a share of the best value
+        mode = "max" if higher_is_better(selection) else "min"
+        return torch.optim.lr_scheduler.ReduceLROnPlateau(optimiser, mode, settings.factor, settings.plateau_patience)
     total = settings.epochs * steps
     rise = settings.warmup * total
 
@@ -503,7 +507,7 @@ def chosen_device(name: str) -> torch.device:
 
 
 def _autocast(device: torch.device, precision: str) -> torch.autocast:
-    supported = device.type == "cuda" and torch.cuda.is_bf16_supported()
+    supported = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     enabled = precision == "bf16" or (precision == "auto" and supported)
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled)
 

@@ -69,7 +69,16 @@ TRAIN = [
     pytest.param("train --set training.epoch=1", "did you mean training.epochs?", id="set key"),
     pytest.param("train --set training=1", "training: no such setting", id="set section"),
     pytest.param("train --set training.epochs=many", "training.epochs: wanted int, got 'many'", id="set value"),
-    pytest.param("train --set data.dataset=mosy", "dataset: wanted one of … got 'mosy'", id="set dataset"),
+    pytest.param("train --set data.dataset=mosi", "--set: wanted --dataset … got data.dataset", id="set dataset"),
+    pytest.param("train --set data.protocol=x", "--set: wanted --protocol … got data.protocol", id="set protocol"),
+    pytest.param("train --set data.text_encoder=x", "--set: wanted --text-encoder … got data.text", id="set encoder"),
+    pytest.param("train --set method=early", "--set: wanted --method … got method", id="set method"),
+    pytest.param("train --set variant=no_mmd", "--set: wanted --variant … got variant", id="set variant"),
+    pytest.param(
+        "train --variant no_mmd --set objective.mmd_weight=1",
+        "objective.mmd_weight: wanted no change … no_mmd … 0.0, got '1'",
+        id="set against the variant",
+    ),
     pytest.param(
         "train --set training.batch_size=2", "objective.components: wanted at most … got 7", id="K over batch"
     ),
@@ -107,6 +116,11 @@ SWEEP = [
     pytest.param("sweep table3 --set training.seed=1", "--set: wanted … --seeds … got training.seed", id="seed by set"),
     pytest.param("sweep table3 --set variant=mine", "--set: wanted tables … got variant", id="variant by set"),
     pytest.param("sweep table3 --set method=misa", "--set: wanted tables … got method", id="method by set"),
+    pytest.param(
+        "sweep table3 --set data.dataset=mosi", "--set: wanted --dataset … got data.dataset", id="data by set"
+    ),
+    pytest.param("sweep table3 --set data.fold=1", "--set: wanted --folds … got data.fold", id="fold by set"),
+    pytest.param("sweep figure7 --set objective.alpha=1", "objective.alpha: wanted … every row sets", id="set in vain"),
     pytest.param("sweep table3 --notebook nowhere", "notebook: wanted a file, got nowhere", id="no notebook"),
     pytest.param("sweep headline --seeds 1 --out file", "out: wanted a folder, got the file file", id="out is a file"),
     pytest.param("sweep headline --seeds 1 --scheduler x", "scheduler: wanted the address … got 'x'", id="scheduler"),

@@ -8,7 +8,8 @@ from refusals import refusal, untouched
 
 from decalign_core.data import load
 from decalign_core.data.synthetic import SyntheticConfig, generate
-from decalign_core.lab.experiment import ExperimentConfig, TrainingConfig, configure, preset, with_variant
+from decalign_core.lab.experiment import ExperimentConfig, TrainingConfig, configure, with_variant
+from decalign_core.lab.presets import preset
 from decalign_core.lab.training import train
 from decalign_core.model import DecAlign, DecAlignConfig
 from decalign_core.objective import ObjectiveConfig

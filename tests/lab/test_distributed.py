@@ -14,7 +14,8 @@ from killing import killed_after
 
 from decalign_core.lab import training
 from decalign_core.lab.distributed import Group, processes
-from decalign_core.lab.experiment import configure, preset
+from decalign_core.lab.experiment import configure
+from decalign_core.lab.presets import preset
 from decalign_core.lab.results import RunRecord
 from decalign_core.lab.training import train
 from decalign_core.types import Batch

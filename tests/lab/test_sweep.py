@@ -92,6 +92,15 @@ def test_incomplete_data_are_data_of_their_own(tmp_path):
     assert summary[summary["variant"] == "no_hete_homo"]["difference"].notna().all(), "paired at the same chance"
 
 
+def test_a_change_undoes_no_row(tmp_path):
+    """A change is of all rows, the ablation of each stays: the row is what its name says."""
+    wanted = small([Row(), Row(variant="no_mmd")], tmp_path, seeds=(1,), changes={"objective.mmd_weight": 3})
+    assert {cell.config.variant: cell.config.objective.mmd_weight for cell in wanted} == {"full": 3, "no_mmd": 0}
+    for changes, rows in (({"objective.mmd_weight": 3}, ["no_mmd", "no_homo"]), ({"variant": "mine"}, ["full"])):
+        with pytest.raises(ValueError, match=rf"^{next(iter(changes))}: wanted .* got one that every row sets$"):
+            small([Row(variant=row) for row in rows], tmp_path, changes=changes)
+
+
 def test_a_run_that_was_killed_before_it_was_inspected_is_inspected(tmp_path):
     wanted = small(TWO[:1], tmp_path, seeds=(1,))
     sweep(wanted, tmp_path, progress=False)

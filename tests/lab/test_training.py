@@ -510,8 +510,17 @@ def test_plateau_lowers_the_rate(monkeypatch):
     assert rates(config) == pytest.approx([1e-2, 1e-2, 1e-2, 0.5e-2, 0.5e-2, 0.25e-2])
     scored(monkeypatch, [1.0, 0.9, 0.8, 0.7, 0.6, 0.5])
     assert rates(config) == [1e-2] * 6
-    scored(monkeypatch, [0.1, 0.2, 0.3, 0.4, 0.5, 0.6], "corr")
-    assert rates(configure({"training.selection": "corr"}, config)) == [1e-2] * 6
+
+
+@pytest.mark.parametrize("metric", ["corr", "acc2_non0"])
+def test_plateau_lowers_the_rate_where_more_is_better(monkeypatch, metric):
+    options = {"training__schedule": "plateau", "training__factor": 0.5, "training__learning_rate": 1e-2}
+    config = make_config(**options, training__plateau_patience=1, training__epochs=6, training__selection=metric)
+    scored(monkeypatch, [0.1, 0.2, 0.3, 0.4, 0.5, 0.6], metric)
+    assert rates(config) == [1e-2] * 6
+    for resting in ([0.5], [0.5, 0.49995, 0.4999, 0.49985, 0.4998, 0.49975]):
+        scored(monkeypatch, resting, metric)
+        assert rates(config) == pytest.approx([1e-2, 1e-2, 1e-2, 0.5e-2, 0.5e-2, 0.25e-2])
 
 
 def test_moving_average_by_hand(tmp_path, monkeypatch):
