@@ -202,7 +202,7 @@ def _add_sweep(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--jobs", type=positive, default=1, metavar="N", help="processes on this machine (default: 1)")
     parser.add_argument("--scheduler", default="", metavar="ADDRESS", help="a Dask scheduler, e.g. tcp://host:8786")
-    parser.add_argument("--notebook", default="", metavar="FILE", help="run this notebook by papermill for each cell")
+    parser.add_argument("--notebook", default="", metavar="FILE", help="make each run that it can by this notebook")
     parser.add_argument("--out", metavar="DIR", help="the folder of runs and tables (default: runs/sweep/DATASET)")
     parser.add_argument("--dry-run", action="store_true", help="list the runs and whether they are done, and stop")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
@@ -243,6 +243,8 @@ def _sweep(arguments: argparse.Namespace) -> None:
         changes=changes,
         notebook=arguments.notebook,
     )
+    if plain := [cell for cell in wanted if arguments.notebook and not cell.notebook]:
+        print(f"{len(plain)} of {len(wanted)} runs are plain ones: {arguments.notebook} has no parameters for them")
     if arguments.dry_run:
         for cell in wanted:
             print(f"{'done' if is_finished(cell) else 'open'}  {cell.name:50} {cell.folder.name}")
