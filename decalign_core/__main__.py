@@ -9,7 +9,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -80,7 +80,7 @@ def _add_data_choice(parser: argparse.ArgumentParser) -> None:
 
     given = {"default": argparse.SUPPRESS}  # what is not given stays as the preset has it
     parser.add_argument("--dataset", choices=NAMES, default="synthetic", help="the data set (default: synthetic)")
-    parser.add_argument("--data-dir", default="data", help="the folder that holds the data sets (default: data)")
+    parser.add_argument("--data-dir", help="the folder that holds the data sets (default: data)", **given)
     parser.add_argument("--protocol", help="the data set's splits or task (default: its first)", **given)
     parser.add_argument("--preset", choices=PRESETS, default="default", help="where the settings come from")
     parser.add_argument("--text-encoder", metavar="NAME", help="a Hugging Face encoder, by name or path", **given)
@@ -150,13 +150,14 @@ def _train(arguments: argparse.Namespace) -> None:
 
 
 def _changes(arguments: argparse.Namespace) -> dict[str, object]:
-    changes: dict[str, object] = {"data.root": arguments.data_dir}
+    changes: dict[str, object] = {}
     for pair in arguments.changes:
         key, equals, value = pair.partition("=")
         if not (key and equals):
             raise ValueError(f"--set: wanted KEY=VALUE, got {pair!r}")
         changes[key] = value
     named = {
+        "data_dir": "data.root",
         "protocol": "data.protocol",
         "fold": "data.fold",
         "text_encoder": "data.text_encoder",
@@ -165,7 +166,23 @@ def _changes(arguments: argparse.Namespace) -> dict[str, object]:
         "device": "training.device",
         "compile": "training.compile",
     }
-    return changes | {key: getattr(arguments, name) for name, key in named.items() if hasattr(arguments, name)}
+    options = {key: getattr(arguments, name) for name, key in named.items() if hasattr(arguments, name)}
+    _check_changes([pair.partition("=")[0] for pair in arguments.changes], options)
+    return changes | options
+
+
+# the model has those of the data, whatever is set
+_OF_THE_DATA = ("model.modalities", "model.outputs", "peer.modalities", "peer.outputs")
+
+
+def _check_changes(keys: Sequence[str], options: Mapping[str, object]) -> None:
+    """What ``--set`` may not name: a setting that has a value already, or that the data decide."""
+    for place, key in enumerate(keys):
+        if key in keys[:place] or key in options:
+            other = "an option of its own" if key in options else "--set again"
+            raise ValueError(f"--set: wanted one value of {key}, got another by {other}")
+        if key in _OF_THE_DATA:
+            raise ValueError(f"--set: wanted settings that the data leave open, got {key}")
 
 
 def _run_dir(config: ExperimentConfig) -> Path:
@@ -300,6 +317,11 @@ def _tables(arguments: argparse.Namespace) -> None:
     if bool(arguments.published) == bool(arguments.paths):
         got = "both" if arguments.paths else "neither"
         raise ValueError(f"tables: wanted either paths of records or --published NAME, got {got}")
+    ignored = {"--metrics": arguments.metrics and (arguments.published or arguments.runs)}
+    ignored |= {"--runs": arguments.runs and arguments.published}
+    if names := [name for name, given in ignored.items() if given]:
+        beside = "--published" if arguments.published else "--runs"
+        raise ValueError(f"tables: wanted no {' and no '.join(names)} beside {beside}, which prints whole rows")
     if arguments.published:
         table = published(arguments.published)
     elif arguments.runs:

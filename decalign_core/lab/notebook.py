@@ -38,7 +38,7 @@ class Notebook:
             ImportError: where papermill is not installed.
         """
         if not Path(path).is_file() or Path(path).suffix != ".ipynb":
-            raise ValueError(f"notebook: wanted a file, and one that ends in .ipynb, got {path}")
+            raise ValueError(f"notebook: wanted a file that ends in .ipynb, got {path}")
         try:
             import papermill
         except ImportError:
