@@ -148,6 +148,7 @@ def cells(
             cannot be given.
     """
     found: dict[str, Cell] = {}
+    book = Notebook.read(notebook) if notebook else None
     changes = dict(changes or {}) | (placed(text_encoder) if notebook else {})
     for fold in folds:
         check_setting(dataset, protocol, fold)
@@ -161,30 +162,30 @@ def cells(
                 identity = config.hash()
                 folder = Path(out) / "runs" / f"{row.method}-{row.variant}-{seed}-{identity}"
                 found.setdefault(identity, Cell(folder, config, swept))
-    return _through(notebook, list(found.values()), preset_name, changes) if notebook else list(found.values())
+    return _through(book, list(found.values()), preset_name, changes) if book else list(found.values())
 
 
 _ASKED = ("data.dataset", "data.protocol", "data.fold", "data.text_encoder", "data.fine_tune", "data.root")
 
 
-def _through(notebook: str, wanted: list[Cell], preset_name: str, changes: Mapping[str, Any]) -> list[Cell]:
+def _through(book: Notebook, wanted: list[Cell], preset_name: str, changes: Mapping[str, Any]) -> list[Cell]:
     """The cells with their parameters; what a row asks for in vain makes it a plain run, what a user does an error."""
-    book, missing, cells = Notebook.read(notebook), {}, []
+    missing, cells = {}, []
     if preset_name != "default" and "settings" not in book.names:
-        raise ValueError(f"preset: wanted 'default' with {notebook}, which has no other, got {preset_name!r}")
+        raise ValueError(f"preset: wanted 'default' with {book.path}, which has no other, got {preset_name!r}")
     mine = [key for key in changes if key not in ("data.root", "training.device") and "variant" in book.names]
     for cell in wanted:
         given, row = [*mine, *cell.settings], (cell.config.method, cell.config.variant, cell.config.data)
         if row not in missing:  # once for all seeds
             missing[row] = book.missing(cell.config, preset_name, given)
         if cell.config.method == "decalign" and (lost := [k for k in missing[row] if k in changes or k in _ASKED]):
-            more = f" and {len(lost) - 3} more" if len(lost) > 3 else ""
-            raise ValueError(f"notebook: wanted settings that {notebook} can be given, got {', '.join(lost[:3])}{more}")
+            got = ", ".join(lost[:3]) + (f" and {len(lost) - 3} more" if len(lost) > 3 else "")
+            raise ValueError(f"notebook: wanted settings that {book.path} can be given, got {got}")
         parameters = book.parameters(cell.config, preset_name, given)
         known = {"notebook": str(book.path.resolve()), "parameters": parameters} if not missing[row] else {}
         cells.append(replace(cell, **known))
     if not any(cell.notebook for cell in cells):
-        raise ValueError(f"notebook: wanted rows that {notebook} has parameters for, got none")
+        raise ValueError(f"notebook: wanted rows that {book.path} has parameters for, got none")
     return cells
 
 
