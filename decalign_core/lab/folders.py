@@ -52,14 +52,17 @@ def alone(folder: Path, group: Group) -> Iterator[None]:
 
 def _locked(folder: Path) -> FileLock:
     lock = FileLock(folder / ".lock", timeout=1)  # a process that was just killed may still be ending
+    attempts = 100
     while not lock.is_locked:
-        folder.mkdir(parents=True, exist_ok=True)
         try:
+            folder.mkdir(parents=True, exist_ok=True)
             lock.acquire()
         except Timeout:
             raise ValueError(f"run_dir: wanted a folder that no other process trains in, got {folder}") from None
-        except FileNotFoundError:  # whoever held it has just removed the folder
-            continue
+        except (FileNotFoundError, FileExistsError):  # whoever held it has just removed the folder
+            attempts -= 1
+            if not attempts:
+                raise
     return lock
 
 
