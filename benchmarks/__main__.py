@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import tempfile
 from pathlib import Path
 
 import pandas as pd
@@ -51,6 +52,8 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error(f"--records: wanted a folder, got the file {given.records}")
     try:
         device = chosen_device(given.device)
+        _try_to_write("records", given.records)
+        _try_to_write("out", given.out.parent)
     except ValueError as error:
         parser.error(f"--{error}")
     try:
@@ -65,12 +68,30 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"\n{name}: {CASES[name].__doc__}", flush=True)
         found[name] = CASES[name](Options(given.official, given.rounds, given.device, given.compile))
         print(found[name].to_string(index=False, float_format=lambda number: f"{number:.4g}"), flush=True)
-        if given.records:
-            _write_record(given.records / f"benchmarks_{name}.csv", found[name], about)
-    content = about | {"cases": {name: json.loads(table.to_json(orient="records")) for name, table in found.items()}}
-    write_string(given.out, json.dumps(content, indent=1) + "\n")
+        try:
+            _write(found, name, about, given.out, given.records)
+        except OSError as error:  # a disk that has become full
+            parser.error(f"{error.filename}: {error.strerror}")
     print(f"\n{given.out}")
     return 0
+
+
+def _try_to_write(option: str, folder: Path | None) -> None:
+    """Make the folder and write into it: a measurement that cannot be kept is not begun."""
+    try:
+        if folder:
+            folder.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise ValueError(f"{option}: wanted a folder to write to, got {folder} ({error.strerror})") from None
+
+
+def _write(found: dict[str, pd.DataFrame], name: str, about: dict, out: Path, records: Path | None) -> None:
+    """What has been measured so far, so that an interruption loses the case that it interrupts alone."""
+    if records:
+        _write_record(records / f"benchmarks_{name}.csv", found[name], about)
+    content = about | {"cases": {name: json.loads(table.to_json(orient="records")) for name, table in found.items()}}
+    write_string(out, json.dumps(content, indent=1) + "\n")
 
 
 def _write_record(path: Path, table: pd.DataFrame, about: dict) -> None:

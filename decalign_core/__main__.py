@@ -80,7 +80,7 @@ def _add_data_choice(parser: argparse.ArgumentParser) -> None:
 
     given = {"default": argparse.SUPPRESS}  # what is not given stays as the preset has it
     parser.add_argument("--dataset", choices=NAMES, default="synthetic", help="the data set (default: synthetic)")
-    parser.add_argument("--data-dir", default="data", help="the folder that holds the data sets (default: data)")
+    parser.add_argument("--data-dir", help="the folder that holds the data sets (default: data)", **given)
     parser.add_argument("--protocol", help="the data set's splits or task (default: its first)", **given)
     parser.add_argument("--preset", choices=PRESETS, default="default", help="where the settings come from")
     parser.add_argument("--text-encoder", metavar="NAME", help="a Hugging Face encoder, by name or path", **given)
@@ -161,15 +161,14 @@ _SWEPT = _NAMED | {"method": "tables", "variant": "tables", "training.seed": "--
 
 def _changes(arguments: argparse.Namespace, elsewhere: Mapping[str, str]) -> dict[str, object]:
     """What --set and the options of their own change; ``elsewhere`` says what is not for --set, and what it is for."""
-    changes: dict[str, object] = {"data.root": arguments.data_dir}
+    changes: dict[str, object] = {}
     for pair in arguments.changes:
         key, equals, value = pair.partition("=")
         if not (key and equals):
             raise ValueError(f"--set: wanted KEY=VALUE, got {pair!r}")
-        if key in elsewhere:
-            raise ValueError(f"--set: wanted {elsewhere[key]} in its place, got {key}")
         changes[key] = value
     named = {
+        "data_dir": "data.root",
         "protocol": "data.protocol",
         "fold": "data.fold",
         "text_encoder": "data.text_encoder",
@@ -178,7 +177,25 @@ def _changes(arguments: argparse.Namespace, elsewhere: Mapping[str, str]) -> dic
         "device": "training.device",
         "compile": "training.compile",
     }
-    return changes | {key: getattr(arguments, name) for name, key in named.items() if hasattr(arguments, name)}
+    options = {key: getattr(arguments, name) for name, key in named.items() if hasattr(arguments, name)}
+    _check_changes([pair.partition("=")[0] for pair in arguments.changes], options, elsewhere)
+    return changes | options
+
+
+# the model has those of the data, whatever is set
+_OF_THE_DATA = ("model.modalities", "model.outputs", "peer.modalities", "peer.outputs")
+
+
+def _check_changes(keys: Sequence[str], options: Mapping[str, object], elsewhere: Mapping[str, str]) -> None:
+    """What ``--set`` may not name: what is set elsewhere, has a value already, or is decided by the data."""
+    for place, key in enumerate(keys):
+        if key in elsewhere:
+            raise ValueError(f"--set: wanted {elsewhere[key]} in its place, got {key}")
+        if key in keys[:place] or key in options:
+            other = "an option of its own" if key in options else "--set again"
+            raise ValueError(f"--set: wanted one value of {key}, got another by {other}")
+        if key in _OF_THE_DATA:
+            raise ValueError(f"--set: wanted settings that the data leave open, got {key}")
 
 
 def _run_dir(config: ExperimentConfig) -> Path:
@@ -215,7 +232,7 @@ def _add_sweep(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--jobs", type=positive, default=1, metavar="N", help="processes on this machine (default: 1)")
     parser.add_argument("--scheduler", default="", metavar="ADDRESS", help="a Dask scheduler, e.g. tcp://host:8786")
-    parser.add_argument("--notebook", default="", metavar="FILE", help="run this notebook by papermill for each cell")
+    parser.add_argument("--notebook", default="", metavar="FILE", help="make each run that it can by this notebook")
     parser.add_argument("--out", metavar="DIR", help="the folder of runs and tables (default: runs/sweep/DATASET)")
     parser.add_argument("--dry-run", action="store_true", help="list the runs and whether they are done, and stop")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
@@ -248,6 +265,8 @@ def _sweep(arguments: argparse.Namespace) -> None:
         changes=_changes(arguments, _SWEPT),
         notebook=arguments.notebook,
     )
+    if plain := [cell for cell in wanted if arguments.notebook and not cell.notebook]:
+        print(f"{len(plain)} of {len(wanted)} runs are plain ones: {arguments.notebook} has no parameters for them")
     if arguments.dry_run:
         for cell in wanted:
             print(f"{'done' if is_finished(cell) else 'open'}  {cell.name:50} {cell.folder.name}")
@@ -303,6 +322,11 @@ def _tables(arguments: argparse.Namespace) -> None:
     if bool(arguments.published) == bool(arguments.paths):
         got = "both" if arguments.paths else "neither"
         raise ValueError(f"tables: wanted either paths of records or --published NAME, got {got}")
+    ignored = {"--metrics": arguments.metrics and (arguments.published or arguments.runs)}
+    ignored |= {"--runs": arguments.runs and arguments.published}
+    if names := [name for name, given in ignored.items() if given]:
+        beside = "--published" if arguments.published else "--runs"
+        raise ValueError(f"tables: wanted no {' and no '.join(names)} beside {beside}, which prints whole rows")
     if arguments.published:
         table = published(arguments.published)
     elif arguments.runs:

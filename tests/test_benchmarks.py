@@ -66,6 +66,18 @@ def test_a_record_says_where_it_comes_from(tmp_path):
     assert row["commit"] and row["device"].startswith("cpu") and "torch=" in row["versions"] and row["threads"] == 1
 
 
+def test_an_interruption_loses_the_case_that_it_interrupts_alone(tmp_path, monkeypatch):
+    def interrupted(options):
+        """Measure nothing."""
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(CASES, "transport", interrupted)
+    out = tmp_path / "x.json"
+    with pytest.raises(KeyboardInterrupt):
+        main(["alignment_terms", "transport", "--rounds", "1", "--out", str(out)])
+    assert list(json.loads(out.read_text())["cases"]) == ["alignment_terms"]
+
+
 def test_the_parts_of_a_step_are_timed_in_every_case():
     table = scaling.profile(Options(rounds=1))
     parts = [set(rows["part"]) for _, rows in table.groupby("case")]

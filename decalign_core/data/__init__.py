@@ -13,14 +13,24 @@ from pathlib import Path
 
 import pandas as pd
 
-from decalign_core.data.mmsa import DataError, load_mmsa
-from decalign_core.data.mosi_public import ALLOWED, check_fold, load_mosi_public
+from decalign_core.data.mmsa import DataError, find_pickle, load_mmsa
+from decalign_core.data.mosi_public import ALLOWED, FOLDER, check_fold, find_converted, load_mosi_public
 from decalign_core.data.preparation import standardised, with_missing
 from decalign_core.data.synthetic import SyntheticConfig, generate
 from decalign_core.nn.text import TextEncoder
 from decalign_core.types import Batch, Splits
 
-__all__ = ["NAMES", "PROTOCOLS", "DataError", "check_setting", "describe", "load", "standardised", "with_missing"]
+__all__ = [
+    "NAMES",
+    "PROTOCOLS",
+    "DataError",
+    "check_files",
+    "check_setting",
+    "describe",
+    "load",
+    "standardised",
+    "with_missing",
+]
 
 PROTOCOLS: dict[str, tuple[str, ...]] = {
     "synthetic": ("regression", "classification"),
@@ -102,6 +112,18 @@ def check_setting(name: str, protocol: str | None = None, fold: int | None = Non
         raise ValueError(f"fold: wanted none for {name}, got {fold}")
     if name == "mosi_public":
         check_fold(protocol or PROTOCOLS[name][0], fold)
+
+
+def check_files(name: str, root: str | Path, aligned: bool = True) -> None:
+    """Whether the files of a data set are below ``root``; they are not read.
+
+    Raises:
+        DataError: in one line, where one is missing.
+    """
+    if name == "mosi_public":
+        find_converted(Path(root) / FOLDER)
+    elif name != "synthetic":
+        find_pickle(name, Path(root), aligned)
 
 
 def _load(

@@ -728,7 +728,7 @@ def load_mmsa(
         raise ValueError(f"dataset: wanted one of {sorted(_DATASETS)}, got {dataset!r}")
     source = _DATASETS[dataset]
     aligned = aligned or not source.has_both_forms
-    path = _find(dataset, Path(root), aligned)
+    path = find_pickle(dataset, Path(root), aligned)
     words = aligned and source.has_both_forms
     reading = _read(path, read_pickle(path), source, encoded=encoder is not None, aligned=words)
     if reading.defects:
@@ -747,7 +747,8 @@ def load_mmsa(
     )
 
 
-def _find(dataset: str, root: Path, aligned: bool) -> Path:
+def find_pickle(dataset: str, root: Path, aligned: bool) -> Path:
+    """The pickle of a data set below ``root``, or ``root`` if it is a file; an error where there is none."""
     source = _DATASETS[dataset]
     paths = [root / name for name in (source.aligned if aligned else source.unaligned)]
     found = root if root.is_file() else next((path for path in paths if path.is_file()), None)

@@ -313,11 +313,17 @@ def _checked_modalities(protocol: str, fold: int | None, modalities: Sequence[st
     return names
 
 
-def _read(folder: Path) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
+def find_converted(folder: Path) -> tuple[Path, Path]:
+    """The table and the arrays in the folder ``MOSI-public/``; an error where one is not there."""
     paths = folder / "utterances.csv", folder / "features.npz"
     if missing := [path.name for path in paths if not path.is_file()]:
         command = f"python -m decalign_core data mosi-public --source FOLDER_OF_BOTH_CLONES --out {folder.parent}"
         raise DataError(f"{folder}: wanted the converted data, got no {missing[0]}; convert with: {command}")
+    return paths
+
+
+def _read(folder: Path) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
+    paths = find_converted(folder)
     table = _read_table(paths[0])
     try:
         with np.load(paths[1], allow_pickle=False) as file:

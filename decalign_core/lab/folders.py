@@ -10,7 +10,7 @@ import json
 import pickle
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,23 +29,41 @@ _WRITTEN = ("record.json", "last.pt", "best.pt", "history.csv", "predictions.csv
 
 @contextmanager
 def alone(folder: Path, group: Group) -> Iterator[None]:
-    """No other process, but those of the group, trains in the folder meanwhile."""
+    """No other process, but those of the group, trains in the folder meanwhile.
+
+    What of the path was made for this, and is still empty in the end, is removed again.
+    """
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"run_dir: wanted a folder, got the file {folder}")
     if not group.leads:
         yield
         return
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / ".lock", timeout=1)  # a process that was just killed may still be ending
-    try:
-        lock.acquire()
-    except Timeout:
-        raise ValueError(f"run_dir: wanted a folder that no other process trains in, got {folder}") from None
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    lock = _locked(folder)
     try:
         yield
     finally:
         Path(lock.lock_file).unlink(missing_ok=True)
+        with suppress(OSError):  # a folder that holds anything, also the lock of one who waits, stays
+            for path in made:
+                path.rmdir()
         lock.release()
+
+
+def _locked(folder: Path) -> FileLock:
+    lock = FileLock(folder / ".lock", timeout=1)  # a process that was just killed may still be ending
+    attempts = 100
+    while not lock.is_locked:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            lock.acquire()
+        except Timeout:
+            raise ValueError(f"run_dir: wanted a folder that no other process trains in, got {folder}") from None
+        except (FileNotFoundError, FileExistsError):  # whoever held it has just removed the folder
+            attempts -= 1
+            if not attempts:
+                raise
+    return lock
 
 
 def finished_record(folder: Path, config: ExperimentConfig, resume: bool) -> RunRecord | None:

@@ -14,9 +14,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from decalign_core.data import check_setting
+from decalign_core.data import check_files, check_setting
 from decalign_core.lab.experiment import VARIANTS
-from decalign_core.lab.presets import PRESETS
+from decalign_core.lab.presets import PRESETS, preset
 from decalign_core.lab.training import chosen_device
 
 _TYPES: dict[type, tuple[str, Callable[[Any], bool]]] = {
@@ -26,7 +26,7 @@ _TYPES: dict[type, tuple[str, Callable[[Any], bool]]] = {
     float: ("a number", lambda value: type(value) in (int, float) and math.isfinite(value)),
 }
 _CHOICES = {"profile": ("smoke", "full"), "variant": tuple(VARIANTS), "settings": PRESETS}
-_LEAST = {"seed": 0, "epochs": 0, "worlds": 0, "fold": -1, "components": -1}
+_LEAST = {"seed": 0, "epochs": 0, "worlds": 0, "strength": 0, "fold": -1, "components": -1}
 _PLACES = ("data_dir", "results_dir")
 
 
@@ -62,6 +62,7 @@ def validate(namespace: Mapping[str, Any]) -> None:
         _check_value(name, value, namespace.get("root", Path()))
     try:
         _check_together(given)
+        _check_files(given, namespace.get("root", Path()))
     except ValueError as error:
         raise ParameterError(str(error)) from None
 
@@ -92,3 +93,11 @@ def _check_together(given: Mapping[str, Any]) -> None:
         check_setting(given["dataset"], given.get("protocol"), fold if fold >= 0 else None)
     if given.get("fine_tune") and not given.get("text_encoder"):
         raise ParameterError("fine_tune: wanted a text_encoder beside it, got none")
+
+
+def _check_files(given: Mapping[str, Any], root: Path) -> None:
+    if given.get("dataset", "synthetic") == "synthetic":
+        return
+    place = Path(given.get("data_dir") or "data")
+    place = place if given.get("data_dir") and place.exists() else root / place
+    check_files(given["dataset"], place, preset(given.get("settings", "default"), given["dataset"]).data.aligned)

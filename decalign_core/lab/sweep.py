@@ -33,7 +33,9 @@ from decalign_core.lab.cluster import connected, keep_memory
 from decalign_core.lab.comparison import comparison
 from decalign_core.lab.controls import CONTROLS
 from decalign_core.lab.experiment import VARIANTS, DataConfig, ExperimentConfig, configure
+from decalign_core.lab.folders import claim, finished_record
 from decalign_core.lab.inspection import inspect, is_inspected
+from decalign_core.lab.notebook import Notebook, execute, placed
 from decalign_core.lab.presets import preset
 from decalign_core.lab.results import RunRecord, published
 from decalign_core.lab.training import load_splits, train
@@ -100,12 +102,14 @@ class Cell:
         config: what is run.
         settings: what its row changed, as columns of the table of runs.
         notebook: the notebook to run by papermill in place of a plain run, "" for none.
+        parameters: what the notebook is given, the folder aside.
     """
 
     folder: Path
     config: ExperimentConfig
     settings: Mapping[str, Any] = field(default_factory=dict)
     notebook: str = ""
+    parameters: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -144,16 +148,18 @@ def cells(
     A control has no seed: it is run once a fold, with the first. Two rows of one configuration are one run.
     ``changes`` are of all rows, but a row keeps what it stands for: ``no_mmd`` stays without MMD.
 
+    With a ``notebook``, those rows that it has no parameters for, such as the controls, are plain runs all the same.
+
     Raises:
-        ValueError: for names and values that no configuration takes, and for a change that would reach no row.
+        ValueError: for names and values that no configuration takes, for a change that would reach no row, and for a
+            preset and changes that the notebook cannot be given.
     """
     found: dict[str, Cell] = {}
-    rows, changes = list(rows), dict(changes or {})
+    rows, book = list(rows), Notebook.read(notebook) if notebook else None
+    changes = dict(changes or {}) | (placed(text_encoder) if notebook else {})
     for key in changes:
         if rows and all(key in row.named() for row in rows):
             raise ValueError(f"{key}: wanted a setting that a row leaves open, got one that every row sets")
-    if notebook and not Path(notebook).is_file():
-        raise ValueError(f"notebook: wanted a file, got {notebook}")
     for fold in folds:
         check_setting(dataset, protocol, fold)
         for row in sorted(rows, key=lambda row: "data.modalities" in row.settings):
@@ -164,8 +170,32 @@ def cells(
                 config = replace(first, training=replace(first.training, seed=seed))
                 identity = config.hash()
                 folder = Path(out) / "runs" / f"{row.method}-{row.variant}-{seed}-{identity}"
-                found.setdefault(identity, Cell(folder, config, swept, notebook))
-    return list(found.values())
+                found.setdefault(identity, Cell(folder, config, swept))
+    return _through(book, list(found.values()), preset_name, changes) if book else list(found.values())
+
+
+_ASKED = ("data.dataset", "data.protocol", "data.fold", "data.text_encoder", "data.fine_tune", "data.root")
+
+
+def _through(book: Notebook, wanted: list[Cell], preset_name: str, changes: Mapping[str, Any]) -> list[Cell]:
+    """The cells with their parameters; what a row asks for in vain makes it a plain run, what a user does an error."""
+    missing, cells = {}, []
+    if preset_name != "default" and "settings" not in book.names:
+        raise ValueError(f"preset: wanted 'default' with {book.path}, which has no other, got {preset_name!r}")
+    mine = [key for key in changes if key not in ("data.root", "training.device") and "variant" in book.names]
+    for cell in wanted:
+        given, row = [*mine, *cell.settings], (cell.config.method, cell.config.variant, cell.config.data)
+        if row not in missing:  # once for all seeds
+            missing[row] = book.missing(cell.config, preset_name, given)
+        if cell.config.method == "decalign" and (lost := [k for k in missing[row] if k in changes or k in _ASKED]):
+            got = ", ".join(lost[:3]) + (f" and {len(lost) - 3} more" if len(lost) > 3 else "")
+            raise ValueError(f"notebook: wanted settings that {book.path} can be given, got {got}")
+        parameters = book.parameters(cell.config, preset_name, given)
+        known = {"notebook": str(book.path.resolve()), "parameters": parameters} if not missing[row] else {}
+        cells.append(replace(cell, **known))
+    if not any(cell.notebook for cell in cells):
+        raise ValueError(f"notebook: wanted rows that {book.path} has parameters for, got none")
+    return cells
 
 
 def sweep(
@@ -289,7 +319,7 @@ def run_cell(cell: Cell) -> Outcome:
     """
     keep_memory()
     try:
-        cell.folder.mkdir(parents=True, exist_ok=True)
+        cell.folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(cell.folder.with_name(f"{cell.folder.name}.lock")):
             record = _notebook_run(cell) if cell.notebook else _plain_run(cell)
         return Outcome(cell, record)
@@ -305,28 +335,15 @@ def _plain_run(cell: Cell) -> RunRecord:
 
 
 def _notebook_run(cell: Cell) -> RunRecord:
-    import papermill
-
-    target = cell.folder / Path(cell.notebook).name
-    known = papermill.inspect_notebook(cell.notebook)
-    given = {name: value for name, value in _parameters(cell).items() if name in known}
-    papermill.execute_notebook(cell.notebook, str(target), parameters=given, progress_bar=False, log_output=False)
+    if finished_record(cell.folder, cell.config, resume=True) is None:
+        claim(cell.folder, cell.config, resume=True)  # of another configuration, `train` in the notebook is refused
+    execute(cell.notebook, cell.folder, cell.parameters)
     record = _record(cell)
     if record is None:
-        raise ValueError(
-            f"{cell.notebook}: wanted the run {cell.config.hash()} in {cell.folder}, the notebook made none"
-        )
+        wanted = f"the run {cell.config.hash()} in {cell.folder}"
+        raise ValueError(f"{cell.notebook}: wanted {wanted}, the notebook made none")
     inspect(cell.folder, _splits(cell.config.data))
     return record
-
-
-def _parameters(cell: Cell) -> dict[str, Any]:
-    data, root = cell.config.data, str(Path(cell.config.data.root).resolve())
-    of_data = {"dataset": data.dataset, "protocol": data.protocol, "data_dir": root, "text_encoder": data.text_encoder}
-    of_data |= {"fold": -1 if data.fold is None else data.fold, "fine_tune": data.fine_tune}
-    of_run = {"variant": cell.config.variant, "seed": cell.config.training.seed, "run_dir": str(cell.folder.resolve())}
-    of_row = {key.rpartition(".")[2]: value for key, value in cell.settings.items()}
-    return {"profile": "full", "device": cell.config.training.device} | of_data | of_run | of_row
 
 
 @lru_cache(maxsize=2)

@@ -67,6 +67,14 @@ TRAIN = [
     pytest.param("train --set training.epochs", "--set: wanted KEY=VALUE, got 'training.epochs'", id="set no value"),
     pytest.param("train --set =3", "--set: wanted KEY=VALUE, got '=3'", id="set no key"),
     pytest.param("train --set training.epoch=1", "did you mean training.epochs?", id="set key"),
+    pytest.param("train --seed 5 --set training.seed=6", "wanted one value of training.seed, got", id="seed twice"),
+    pytest.param("train --data-dir a --set data.root=b", "wanted one value of data.root, got", id="root twice"),
+    pytest.param("train --set model.layers=1 model.layers=2", "one value of model.layers", id="set twice"),
+    pytest.param("train --set model.layers=1 --set model.layers=1", "one value of model.layers", id="set same twice"),
+    pytest.param("sweep table3 --device cpu --set training.device=cpu", "one value of training.device", id="device"),
+    pytest.param("train --set model.outputs=3", "settings that the data leave open, got model.outputs", id="outputs"),
+    pytest.param("train --set model.modalities={text:3}", "that the data leave open … modalities", id="modalities"),
+    pytest.param("train --method tfn --set peer.outputs=3", "that the data leave open … peer.outputs", id="peer"),
     pytest.param("train --set training=1", "training: no such setting", id="set section"),
     pytest.param("train --set training.epochs=many", "training.epochs: wanted int, got 'many'", id="set value"),
     pytest.param("train --set data.dataset=mosi", "--set: wanted --dataset … got data.dataset", id="set dataset"),
@@ -121,7 +129,7 @@ SWEEP = [
     ),
     pytest.param("sweep table3 --set data.fold=1", "--set: wanted --folds … got data.fold", id="fold by set"),
     pytest.param("sweep figure7 --set objective.alpha=1", "objective.alpha: wanted … every row sets", id="set in vain"),
-    pytest.param("sweep table3 --notebook nowhere", "notebook: wanted a file, got nowhere", id="no notebook"),
+    pytest.param("sweep table3 --notebook nowhere", "notebook: wanted a file … got nowhere", id="no notebook"),
     pytest.param("sweep headline --seeds 1 --out file", "out: wanted a folder, got the file file", id="out is a file"),
     pytest.param("sweep headline --seeds 1 --scheduler x", "scheduler: wanted the address … got 'x'", id="scheduler"),
 ]
@@ -154,6 +162,9 @@ TABLES = [
     pytest.param("tables empty --published table1", "wanted either paths … got both", id="tables of both"),
     pytest.param("tables --published table9", "published table: wanted one of … got 'table9'", id="published"),
     pytest.param("tables --published mmsa", "mmsa_results, mmsa_unseen … got 'mmsa'", id="published, ambiguous"),
+    pytest.param("tables --published table1 --metrics nix", "wanted no --metrics beside --published", id="of paper"),
+    pytest.param("tables --published table1 --runs --metrics mae", "no --metrics and no --runs", id="both of paper"),
+    pytest.param("tables ridge --runs --metrics mae", "wanted no --metrics beside --runs", id="metrics of runs"),
     pytest.param("tables ridge --format latex", "--format: wanted one of text, … got 'latex'", id="format"),
 ]
 DATA = [
@@ -204,6 +215,9 @@ TIMING = [
         "--official nowhere", "--official: wanted a checkout of the official code … got nowhere", id="no code"
     ),
     pytest.param("alignment_terms --rounds 1 --out file/x.json", "--out: wanted a file in a folder", id="out"),
+    pytest.param("alignment_terms --records file/x", "--records: wanted a folder … got file/x", id="records"),
+    pytest.param("alignment_terms --records /proc/xx", "--records: wanted a folder to write … /proc/xx", id="no disk"),
+    pytest.param("alignment_terms --out /proc/xx/y.json", "--out: wanted a folder to write to … /proc/xx", id="no out"),
 ]
 
 
@@ -257,6 +271,19 @@ def test_a_folder_without_permission(tmp_path, monkeypatch, capsys, line):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "locked").mkdir(mode=0o500)
     command_refusal(capsys, main, tmp_path, line.split(), "locked", "Permission denied")
+
+
+@pytest.mark.parametrize(
+    "line", ["--fold 0", "--protocol foo", "--dataset mosi --data-dir x", "--set training.selection=waf1"]
+)
+def test_a_run_that_cannot_begin_leaves_no_folder(tmp_path, monkeypatch, capsys, line):
+    monkeypatch.chdir(tmp_path)
+    for run_dir in ([], ["--run-dir", "a/b/c"]):
+        assert outcome(capsys, main, ["train", "--quiet", *line.split(), *run_dir])[0] == 2
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "mine").mkdir()
+    assert outcome(capsys, main, ["train", "--quiet", *line.split(), "--run-dir", "mine"])[0] == 2
+    assert not list((tmp_path / "mine").iterdir()), "a folder that was there stays"
 
 
 def test_a_finished_run_that_was_started_over_by_mistake_is_still_there(folder, monkeypatch, capsys):

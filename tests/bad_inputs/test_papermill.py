@@ -29,8 +29,12 @@ def test_the_parameters_of_every_notebook_are_good_as_they_are(chapter):
     validate(as_injected(chapter, {}))
 
 
-def test_good_values_pass():
-    validate(as_injected("08", {"profile": "full", "seed": 3, "dataset": "mosi_public", "fold": 4, "device": "cpu"}))
+def test_good_values_pass(tmp_path):
+    for name in ("utterances.csv", "features.npz"):  # only looked for
+        (tmp_path / "MOSI-public").mkdir(exist_ok=True)
+        (tmp_path / "MOSI-public" / name).touch()
+    of_data = {"dataset": "mosi_public", "fold": 4, "data_dir": str(tmp_path)}
+    validate(as_injected("08", of_data | {"profile": "full", "seed": 3, "device": "cpu"}))
     validate(as_injected("10", {"alpha": 1, "components": 3, "protocol": "classification"}))
     validate(as_injected("12", {"results_dir": str(ROOT / "data")}))
 
@@ -79,6 +83,12 @@ CASES = [
     pytest.param("10", {"components": 2.5}, "components: wanted a whole number, got 2.5", id="half a component"),
     pytest.param("08", {"data_dir": "/nowhere"}, "data_dir: wanted a folder … got '/nowhere'", id="data_dir"),
     pytest.param("09", {"results_dir": "/nowhere"}, "results_dir: wanted a folder … got '/nowhere'", id="results_dir"),
+    pytest.param("10", {"dataset": "mosi", "data_dir": "book"}, "mosi: wanted a file at one of … got none", id="file"),
+    pytest.param("11", {"dataset": "sims", "data_dir": "book"}, "wanted a file at … book/CH-SIMS … got", id="no SIMS"),
+    pytest.param(
+        "08", {"dataset": "mosi_public", "data_dir": "book"}, "MOSI-public: wanted the converted … got no", id="no MOSI"
+    ),
+    pytest.param("21", {"strength": -5.0}, "strength: wanted a number from 0 on, got -5.0", id="strength negative"),
     pytest.param("12", {"results_dir": 3}, "results_dir: wanted a string, got 3", id="results_dir a number"),
 ]
 

@@ -252,29 +252,71 @@ def test_a_dry_run_says_what_is_open(tmp_path, capsys):
 ROOT = Path(__file__).parents[2]
 
 
-def test_a_sweep_through_a_chapters_notebook(tmp_path, monkeypatch):
-    monkeypatch.chdir(ROOT)  # a notebook finds its repository from where it is started
-    rows = [Row(variant="no_hete_homo")]
+def test_a_sweep_through_a_chapters_notebook_from_elsewhere(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    rows = [Row(variant="no_hete_homo"), Row("ridge")]
     monkeypatch.setattr("decalign_core.lab.sweep.TABLES", {"table3": rows})
-    notebook = "notebooks/09_ablations.ipynb"
-    arguments = ["sweep", "table3", "--notebook", notebook, "--seeds", "3", "--out", str(tmp_path), "--quiet"]
+    notebook = str(ROOT / "notebooks" / "09_ablations.ipynb")
+    arguments = ["sweep", "table3", "--notebook", notebook, "--seeds", "3", "--out", "out", "--quiet"]
     assert not main(arguments)
-    (cell,) = cells(rows, tmp_path, seeds=[3])
+    assert f"1 of 2 runs are plain ones: {notebook} has no parameters for them" in capsys.readouterr().out
+    cell, plain = cells(rows, "out", seeds=[3])
     record = RunRecord.load(cell.folder / "record.json")
     assert record.config_hash == cell.config.hash() and record.epochs > 1
     executed = nbformat.read(cell.folder / "09_ablations.ipynb", as_version=4)
     given = next(cell.source for cell in executed.cells if "injected-parameters" in cell.metadata.get("tags", []))
     assert 'variant = "no_hete_homo"' in given and "seed = 3" in given
-    assert pd.read_csv(tmp_path / "runs.csv")["mae"].tolist() == [record.test["mae"]]
+    assert is_finished(plain) and not list(plain.folder.glob("*.ipynb"))
+    assert pd.read_csv("out/runs.csv")["mae"][0] == record.test["mae"]
     with monkeypatch.context() as patch:
         patch.setattr("papermill.execute_notebook", None)  # finished: nothing is executed again
         assert not main(arguments)
 
 
-def test_a_notebook_that_makes_another_run_is_told_in_one_line(tmp_path):
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("seed = 1")])
+NAMES = [key.rpartition(".")[2] for key in SMALL if key != "training.device"]
+DECLARED = "".join(f"{name} = -1\n" for name in [*NAMES, "seed"]) + "variant = ''\ndevice = ''\nrun_dir = ''\n"
+TRAINS = f"""from decalign_core.lab.experiment import configure, with_variant
+from decalign_core.lab.presets import preset
+from decalign_core.lab.training import train
+
+small = {{key: globals().get(key.rpartition(".")[2]) for key in {list(SMALL)}}}
+small |= {{"training.seed": seed}} | CHANGES
+train(configure(small, with_variant(preset(), variant)), run_dir=run_dir, progress=False)
+"""
+
+
+def notebook_of(path, changes=None):
+    """A notebook with a parameter for each setting of ``SMALL``; the changes are of its own making."""
+    sources = [DECLARED, f"CHANGES = {changes or {}}\n{TRAINS}"]
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in sources])
     notebook.cells[0].metadata["tags"] = ["parameters"]
     notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    nbformat.write(notebook, path)
+    return str(path)
+
+
+def test_a_notebook_is_given_the_settings_that_are_its_parameters(alone, tmp_path):
+    notebook = notebook_of(tmp_path / "mine.ipynb")
+    (cell,) = small([Row(variant="no_homo")], tmp_path / "out", seeds=[1], notebook=notebook)
+    (outcome,) = sweep([cell], tmp_path / "out", progress=False)
+    assert not outcome.error and (cell.folder / "mine.ipynb").is_file()
+    (same,) = [other.record for other in alone[2] if other.cell.folder.name == cell.folder.name]
+    assert outcome.record.test == same.test, "a plain run is the same run"
+
+
+def test_a_notebook_that_makes_another_run_is_told_at_once_and_leaves_the_folder_free(tmp_path):
+    notebook = notebook_of(tmp_path / "stubborn.ipynb", changes={"objective.alpha": 0.5})
+    (cell,) = small([Row()], tmp_path, seeds=[1], notebook=notebook)
+    (outcome,) = sweep([cell], tmp_path, progress=False)
+    assert "holds another configuration: objective.alpha 0.05, wanted 0.5" in outcome.error
+    assert "\n" not in outcome.error and not (cell.folder / "history.csv").exists()
+    (plain,) = sweep(small([Row()], tmp_path, seeds=[1]), tmp_path, progress=False)
+    assert not plain.error and plain.cell.folder == cell.folder
+
+
+def test_a_notebook_that_makes_no_run_is_told_in_one_line(tmp_path):
+    notebook = nbformat.read(notebook_of(tmp_path / "idle.ipynb"), as_version=4)
+    notebook.cells[1].source = "1"
     nbformat.write(notebook, tmp_path / "idle.ipynb")
     (outcome,) = sweep(small([Row()], tmp_path, seeds=[1], notebook=str(tmp_path / "idle.ipynb")), tmp_path)
     assert "wanted the run" in outcome.error and "the notebook made none" in outcome.error
