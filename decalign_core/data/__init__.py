@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from decalign_core.data.mmsa import DataError, find_pickle, load_mmsa
+from decalign_core.data.mmsa import MODALITIES, DataError, find_pickle, load_mmsa
 from decalign_core.data.mosi_public import ALLOWED, FOLDER, check_fold, find_converted, load_mosi_public
 from decalign_core.data.preparation import standardised, with_missing
 from decalign_core.data.synthetic import SyntheticConfig, generate
@@ -138,16 +138,16 @@ def _load(
     clip_percentiles: Sequence[float],
     missing: float,
 ) -> Splits:
+    # there: what may be named, though of files only what is kept is read
     if name == "synthetic":
         splits = generate(SyntheticConfig(task=protocol or "regression"))
+        there = tuple(splits.train.features)
     elif name == "mosi_public":
-        splits = load_mosi_public(
-            root, protocol=protocol or "unseen", fold=fold, encoder=encoder, modalities=list(modalities) or None
-        )
+        protocol = protocol or "unseen"
+        there = ALLOWED[protocol]
+        splits = load_mosi_public(root, protocol=protocol, fold=fold, encoder=encoder, modalities=modalities or None)
     else:
-        splits = load_mmsa(name, root, aligned=aligned, encoder=encoder)
-    # mosi_public is read without what is not kept
-    there = ALLOWED[protocol or "unseen"] if name == "mosi_public" else tuple(splits.train.features)
+        there, splits = MODALITIES, load_mmsa(name, root, aligned=aligned, encoder=encoder, modalities=modalities)
     unknown = sorted(set(standardise) - set(there))
     if unknown:
         raise ValueError(f"standardise: wanted some of {', '.join(there)}, got {', '.join(unknown)}")

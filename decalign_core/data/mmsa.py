@@ -336,6 +336,7 @@ _DATASETS = {
         classes=6,
     ),
 }
+MODALITIES = ("text", "audio", "vision")
 _SPLITS = {"train": ("train",), "valid": ("valid", "dev"), "test": ("test",)}
 _EXTRA_TARGETS = {"T": "text", "A": "audio", "V": "vision"}
 _RANKS = {2: "(N, D)", 3: "(N, T, D)"}
@@ -612,6 +613,8 @@ def _modality(part: _Part, name: str, attention: np.ndarray | None, frames: int 
         wanted = f"{frames} frames as in the text, this file being aligned (aligned=False reads unaligned ones)"
         raise part.defect(name, wanted, str(values.shape[1]))
     mask = _mask(part, name, values, attention, lengths)
+    if not mask.any():
+        part.note(name, "no sample has a valid frame: the modality is absent from this split")
     values[~mask] = 0.0
     return torch.from_numpy(values), torch.from_numpy(mask.copy())
 
@@ -631,8 +634,8 @@ def _frames(part: _Part, tokens: np.ndarray | None) -> int | None:
     return text[1] if len(text) == 3 else None
 
 
-def _batch(part: _Part, encoded: bool, aligned: bool) -> Batch | None:
-    """The split as a batch, or None with ``part.defects`` filled."""
+def _batch(part: _Part, names: Sequence[str], encoded: bool, aligned: bool) -> Batch | None:
+    """The split as a batch of the modalities ``names``, or None with ``part.defects`` filled."""
     if part.samples == 0:
         part.defects.append(str(part.defect(part.counted_key, "at least one sample", "an empty split")))
         return None
@@ -640,9 +643,12 @@ def _batch(part: _Part, encoded: bool, aligned: bool) -> Batch | None:
     tokens = part.attempt(_tokens)
     attention = None if tokens is None else tokens[:, 1] > 0
     frames = _frames(part, tokens) if aligned else None
-    read = {"text": part.attempt(_token_ids, tokens) if encoded else part.attempt(_modality, "text", attention, None)}
-    for name in ("audio", "vision"):
-        read[name] = part.attempt(_modality, name, attention, frames)
+    read = {}
+    for name in names:
+        if encoded and name == "text":
+            read[name] = part.attempt(_token_ids, tokens)
+        else:
+            read[name] = part.attempt(_modality, name, attention, None if name == "text" else frames)
     part.ids = part.attempt(_ids) or []
     extras = {} if part.dataset.classes else part.attempt(_extra_targets)
     if part.defects:
@@ -665,21 +671,30 @@ class _Reading:
     taken: set[int] = field(default_factory=set)
 
 
-def _read(path: Path, tree: Any, dataset: _Dataset, *, encoded: bool = False, aligned: bool = False) -> _Reading:
+def _read(
+    path: Path,
+    tree: Any,
+    dataset: _Dataset,
+    *,
+    names: Sequence[str] = MODALITIES,
+    encoded: bool = False,
+    aligned: bool = False,
+) -> _Reading:
     reading, parts = _Reading(), []
     if type(tree) is not dict:
         reading.defects.append(f"{path}: wanted a dict with train, valid and test, got {type(tree).__name__}")
         return reading
-    for split, names in _SPLITS.items():
+    keys = sorted(map(str, tree))
+    for split, spellings in _SPLITS.items():
         # pop: the raw arrays of one split can be freed before the next is copied.
-        content = next((tree.pop(name) for name in names if name in tree), None)
+        content = next((tree.pop(key) for key in spellings if key in tree), None)
         if type(content) is not dict:
-            got = f"{type(content).__name__}" if content is not None else f"the keys {sorted(map(str, tree))}"
+            got = f"{type(content).__name__}" if content is not None else f"the keys {keys}"
             reading.defects.append(f"{path}: split {split!r}: wanted a dict of arrays, got {got}")
             continue
         part = _Part(path, split, content, dataset, notes=reading.notes, taken=reading.taken)
         parts.append(part)
-        batch = _batch(part, encoded, aligned)
+        batch = _batch(part, names, encoded, aligned)
         reading.defects += part.defects
         if batch is not None:
             reading.batches[split] = batch
@@ -708,6 +723,7 @@ def load_mmsa(
     *,
     aligned: bool = True,
     encoder: TextEncoder | None = None,
+    modalities: Sequence[str] = (),
 ) -> Splits:
     """MOSI, MOSEI, CH-SIMS or IEMOCAP from the file that the field shares.
 
@@ -720,19 +736,24 @@ def load_mmsa(
         aligned: read the word-aligned file of MOSI or MOSEI; the other two exist in one form only.
         encoder: reads the token ids of ``text_bert``, so the text becomes ``(N, T)`` int64. None: the states ``text``.
 
+        modalities: those to read, the file needs no others; all three if empty.
+
     Raises:
         DataError: if no file is found, or for the first defect of the file (:func:`check` lists all).
-        ValueError: for an unknown data set.
+        ValueError: for an unknown data set or modality.
     """
     if dataset not in _DATASETS:
         raise ValueError(f"dataset: wanted one of {sorted(_DATASETS)}, got {dataset!r}")
+    names = tuple(modalities) or MODALITIES
+    if not set(names) <= set(MODALITIES):
+        raise ValueError(f"modalities: wanted some of {', '.join(MODALITIES)}, got {', '.join(names)}")
     source = _DATASETS[dataset]
     aligned = aligned or not source.has_both_forms
     path = find_pickle(dataset, Path(root), aligned)
     words = aligned and source.has_both_forms
-    reading = _read(path, read_pickle(path), source, encoded=encoder is not None, aligned=words)
+    reading = _read(path, read_pickle(path), source, names=names, encoded=encoder is not None, aligned=words)
     if reading.defects:
-        more = f" ({len(reading.defects) - 1} more: check({str(path)!r}) lists them)" if reading.defects[1:] else ""
+        more = f" ({len(reading.defects) - 1} more: data check {path} lists them)" if reading.defects[1:] else ""
         raise DataError(reading.defects[0] + more)
     for note in reading.notes:
         _log.warning(note)
@@ -742,7 +763,7 @@ def load_mmsa(
         task="classification" if source.classes else "regression",
         scale=source.scale,
         outputs=source.classes or 1,
-        encoders={} if encoder is None else {"text": encoder},
+        encoders={} if encoder is None or "text" not in names else {"text": encoder},
         notes=tuple(reading.notes),
     )
 

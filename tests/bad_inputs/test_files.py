@@ -164,7 +164,7 @@ TREES = [
     pytest.param({"train": {}}, "key 'labels': wanted this key, got the keys []", id="split without keys"),
     pytest.param(
         {k: v for k, v in mmsa_fixtures.mosi_aligned().items() if k != "test"},
-        "split 'test': wanted a dict of arrays, got the keys []",
+        "split 'test': wanted a dict of arrays, got the keys ['train', 'valid']",
         id="split missing",
     ),
 ]

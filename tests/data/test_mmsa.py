@@ -57,6 +57,28 @@ def test_mosi_aligned_takes_the_attention_mask_for_every_modality(put):
     assert not splits.notes and not splits.encoders and not splits.train.extra_targets
 
 
+@pytest.mark.parametrize("kept", [("text", "audio"), ("vision", "text"), ("audio", "vision")])
+def test_a_file_needs_no_modality_that_is_not_read(put, kept):
+    tree = fixtures.mosi_aligned()
+    whole = load("mosi", put(tree), modalities=kept, standardise=["audio"])
+    for split in tree.values():
+        for name in {"text", "audio", "vision"} - {*kept}:
+            del split[name]
+    found = load("mosi", put(tree), modalities=kept, standardise=["audio"])
+    assert tuple(found.modalities) == kept and found.fingerprint() == whole.fingerprint()
+    with pytest.raises(DataError, match="wanted this key"):
+        load("mosi", put(tree))
+    with pytest.raises(ValueError, match="^modalities: wanted some of text, audio, vision, got text, smell$"):
+        load("mosi", put(tree), modalities=("text", "smell"))
+
+
+def test_a_modality_without_a_frame_in_a_split_is_told(put):
+    tree = fixtures.mosi_aligned()
+    tree["train"]["audio_lengths"] = [0] * 4
+    splits = load_mmsa("mosi", put(tree))
+    assert any("split 'train', key 'audio': no sample has a valid frame" in note for note in splits.notes)
+
+
 def test_frames_that_the_mask_excludes_become_zero(put):
     tree = fixtures.mosi_aligned()
     tree["train"]["audio"][:] = 7.0
@@ -305,7 +327,7 @@ def test_check_lists_every_defect_and_none_of_a_good_file(put):
     assert len(defects) == 4
     for key, defect in zip(("regression_labels", "audio", "text_bert", "test"), defects, strict=True):
         assert repr(key) in defect
-    with pytest.raises(DataError, match=r"\(3 more: check\(.*\) lists them\)"):
+    with pytest.raises(DataError, match=r"\(3 more: data check .* lists them\)"):
         load_mmsa("mosi", root)
 
 
