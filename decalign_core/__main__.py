@@ -381,7 +381,7 @@ def _convert_mosi_public(arguments: argparse.Namespace) -> None:
 
 
 def _convert_iemocap(arguments: argparse.Namespace) -> None:
-    from decalign_core.data.mmsa import iemocap_from_gcnet
+    from decalign_core.data.gcnet import iemocap_from_gcnet
 
     _print_counts(iemocap_from_gcnet(arguments.features, arguments.labels, arguments.out))
     print(f"written to {arguments.out}")

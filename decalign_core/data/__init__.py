@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from decalign_core.data.mmsa import MODALITIES, DataError, find_pickle, load_mmsa
+from decalign_core.data.mmsa import MODALITIES, find_pickle, load_mmsa
 from decalign_core.data.mosi_public import ALLOWED, FOLDER, check_fold, find_converted, load_mosi_public
+from decalign_core.data.pickles import DataError
 from decalign_core.data.preparation import standardised, with_missing
 from decalign_core.data.synthetic import SyntheticConfig, generate
 from decalign_core.nn.text import TextEncoder

@@ -1,4 +1,4 @@
-"""The pickles that the field shares, read without running them: MMSA's MOSI, MOSEI and CH-SIMS, and IEMOCAP.
+"""The files that the field shares, in the layout of MMSA: its MOSI, MOSEI and CH-SIMS, and IEMOCAP.
 
 A file is a dict of ``train``, ``valid`` (or ``dev``) and ``test`` (MMSA-FET adds ``config``, ignored); each split is a
 dict of arrays or lists with N samples:
@@ -22,27 +22,21 @@ lengths; without lengths, the attention mask where they have as many frames as t
 pieces), else their frames that are not all zero. Padded frames become 0.
 
 **What is repaired, and told in** ``Splits.notes``: NaN and infinite features become 0; MOSI and MOSEI labels up to 1
-outside of [-3, 3] are cut off. Each is counted, and logged as a warning. Every other defect raises :class:`DataError`.
+outside of [-3, 3] are cut off. Each is counted, and logged as a warning. Every other defect raises
+:class:`~decalign_core.data.pickles.DataError`.
 
-**Memory.** What an array holds is read to where it stays and mended there, a part at a time: reading takes little more
-than the arrays themselves. Arrays of other types than float32, and those of pickles older than protocol 3, are copied.
+**Memory.** Arrays are mended where they were read to, a part at a time: reading takes little more than the arrays
+themselves. Arrays of other types than float32, and those of pickles older than protocol 3, are copied.
 
-**Safety.** A pickle is a program: its opcodes import names and call what they find. Here no name is imported. A fixed
-list of names is answered with stand-ins that check their arguments, and nothing else is answered, so the program can
-build arrays, strings, numbers and plain containers only.
+**Safety.** A file is a pickle; :mod:`decalign_core.data.pickles` reads it, and runs nothing of it.
 """
 
 from __future__ import annotations
 
-import copyreg
 import logging
-import math
-import pickle
-import re
 import reprlib
-import struct
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -51,7 +45,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from decalign_core.files import atomic_path
+from decalign_core.data.pickles import DataError, is_scalar, read_pickle, row_count
 from decalign_core.types import Batch, Splits
 
 if TYPE_CHECKING:
@@ -59,238 +53,6 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result")
 _log = logging.getLogger(__name__)
-
-
-class DataError(ValueError):
-    """A defect of a data file: one line that names the file, the split, the key, what was wanted and what was found."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__(" ".join(message.split()))
-
-
-# ---------------------------------------------------------------- pickles, read safely
-
-
-class _Allowed:
-    """A callable of the allow list. Danger: BUILD sets attributes, so nothing here may be settable."""
-
-    __slots__ = ("_call",)
-
-    def __init__(self, call: Callable[..., Any]) -> None:
-        object.__setattr__(self, "_call", call)
-
-    def __call__(self, *args: Any) -> Any:
-        return self._call(*args)
-
-    def __setattr__(self, name: str, value: object) -> None:
-        raise pickle.UnpicklingError(f"sets the attribute {name!r}")
-
-
-class _PickledDtype:
-    """Stands in for ``numpy.dtype``: plain numbers, strings and (checked later) objects; no records."""
-
-    __slots__ = ("dtype",)
-
-    def __init__(self, name: str, *_: object) -> None:
-        if not isinstance(name, str) or not re.fullmatch(r"[biufcSU]\d{0,9}|O\d?|\?", name):
-            raise pickle.UnpicklingError(f"asks for the dtype {name!r}")
-        self.dtype = np.dtype("O" if name[0] == "O" else name)
-
-    def __setstate__(self, state: tuple) -> None:
-        if state[1] in ("<", ">"):
-            self.dtype = self.dtype.newbyteorder(state[1])
-
-
-class _PickledArray:
-    """Stands in for an array between ``_reconstruct``, which makes it empty, and BUILD, which fills it."""
-
-    __slots__ = ("array",)
-
-    def __init__(self, *_: object) -> None:
-        self.array: np.ndarray | None = None
-
-    def __setstate__(self, state: tuple) -> None:
-        shape, dtype, is_fortran, data = state[-4:]
-        self.array = _array(data, dtype, shape, "F" if is_fortran else "C")
-
-
-def _from_buffer(
-    data: Any, dtype: _PickledDtype, shape: Sequence[int], order: str, axes: Sequence[int] | None = None
-) -> _PickledArray:
-    result = _PickledArray()
-    array = _array(data, dtype, shape, "C" if order == "K" else order)
-    result.array = array if axes is None else array.transpose(axes)
-    return result
-
-
-def _array(data: Any, dtype: _PickledDtype, shape: Sequence[int], order: str = "C") -> np.ndarray:
-    shape = tuple(shape)
-    # Danger: an array without any place could have any number of rows, of which lists and names are made.
-    if math.prod(max(size, 1) for size in shape) > max(len(data), _MOST_EMPTY):
-        raise pickle.UnpicklingError(f"holds {len(data)} bytes or objects for an array of shape {shape}")
-    if dtype.dtype.hasobject:
-        return _object_array(data, shape)
-    raw = data.encode("latin1") if isinstance(data, str) else data
-    count, width = math.prod(shape), dtype.dtype.itemsize
-    # Danger: an array of strings of length 0 could have any number of them.
-    if count * width != len(raw) or (count > 1 and not width):
-        raise pickle.UnpicklingError(f"holds {len(raw)} bytes for an array of shape {shape} and type {dtype.dtype}")
-    if not len(raw):
-        return np.zeros(shape, dtype.dtype)
-    # Danger: not np.ndarray(buffer=raw), which does not hold the bytes: an opcode could free them under the array.
-    return np.frombuffer(raw, dtype.dtype).reshape(shape, order=order)
-
-
-def _object_array(items: Any, shape: tuple[int, ...]) -> np.ndarray:
-    if type(items) is not list:
-        raise pickle.UnpicklingError(f"holds an object array made of {type(items).__name__}")
-    strange = [type(item).__name__ for item in items if not _is_scalar(item)]
-    if strange:
-        raise pickle.UnpicklingError(f"holds an object array with {strange[0]} in it, not only strings and numbers")
-    array = np.empty(len(items), dtype=object)
-    array[:] = items
-    return array.reshape(shape)
-
-
-def _scalar(dtype: _PickledDtype, data: Any) -> np.generic:
-    # Danger: with an object dtype, NumPy's own version hands back whatever it is given.
-    if dtype.dtype.hasobject:
-        raise pickle.UnpicklingError("asks for a NumPy scalar of type object")
-    return _array(data, dtype, ())[()] if dtype.dtype.itemsize else dtype.dtype.type()
-
-
-def _encode(text: str, encoding: str = "latin1") -> bytes:
-    if type(text) is not str or encoding != "latin1":
-        raise pickle.UnpicklingError(f"asks to encode by {encoding!r}")
-    return text.encode("latin1")
-
-
-def _empty_bytes() -> bytes:
-    return b""
-
-
-def _allow_list() -> dict[tuple[str, str], _Allowed]:
-    names = {
-        ("_codecs", "encode"): _encode,
-        ("numpy", "dtype"): _PickledDtype,
-        ("numpy", "ndarray"): _PickledArray,
-        ("collections", "OrderedDict"): dict,
-    }
-    for core in ("numpy.core", "numpy._core"):
-        names[f"{core}.multiarray", "_reconstruct"] = _PickledArray
-        names[f"{core}.multiarray", "scalar"] = _scalar
-        names[f"{core}.numeric", "_frombuffer"] = _from_buffer
-    for builtins in ("builtins", "__builtin__"):
-        names |= {(builtins, kind.__name__): kind for kind in (set, frozenset, complex)}
-        names[builtins, "bytes"] = _empty_bytes
-    return {name: _Allowed(call) for name, call in names.items()}
-
-
-class _Buffer(bytearray):
-    """Many bytes of a pickle, writable, so that they become an array's own memory; ``bytes`` would be copied."""
-
-    __slots__ = ()
-
-
-_PART = 1 << 22  # bytes that are read, or looked at, at a time
-_MOST_EMPTY = 1 << 20  # rows, and rows of rows, that an array without numbers may have
-_MOST_LISTED = 1 << 28  # numbers in nested lists
-
-
-class _Unpickler(pickle._Unpickler):
-    """Answers names from the allow list, by exact match: nothing is imported, no attribute is followed.
-
-    It is the one written in Python: the one written in C has no place to say where bytes are read to.
-    """
-
-    allowed = _allow_list()
-    dispatch = dict(pickle._Unpickler.dispatch)
-
-    def _load_many(self, length: str, kind: type[bytearray]) -> None:
-        (size,) = struct.unpack(length, self.read(struct.calcsize(length)))
-        if size < _PART and kind is _Buffer:
-            self.append(self.read(size))
-            return
-        # Danger: not kind(size), with which a few bytes could ask for all memory.
-        buffer = kind()
-        while len(buffer) < size:
-            part = self.read(min(_PART, size - len(buffer)))
-            if not part:
-                raise EOFError("the file ends within an array")
-            buffer += part
-        self.append(buffer)
-
-    dispatch[pickle.BINBYTES[0]] = lambda self: self._load_many("<I", _Buffer)
-    dispatch[pickle.BINBYTES8[0]] = lambda self: self._load_many("<Q", _Buffer)
-    dispatch[pickle.BYTEARRAY8[0]] = lambda self: self._load_many("<Q", bytearray)
-
-    def find_class(self, module: str, name: str) -> _Allowed:
-        try:
-            return self.allowed[module, name]
-        except KeyError:
-            wanted = "wanted NumPy arrays and plain containers"
-            raise DataError(f"refused, nothing executed: {wanted}, got the name {f'{module}.{name}'!r:.200}") from None
-
-
-def _is_scalar(value: object) -> bool:
-    # Exact types: a subclass could carry code.
-    plain = (str, bytes, bytearray, int, float, complex, bool, type(None))
-    return type(value) in plain or isinstance(value, np.generic)
-
-
-def _plain(value: Any, seen: dict[int, Any]) -> Any:
-    """``value`` with arrays in the place of their stand-ins; ``seen`` keeps shared containers shared."""
-    if _is_scalar(value):
-        return value
-    if id(value) in seen:
-        return seen[id(value)]
-    if type(value) is _Buffer:
-        seen[id(value)] = bytes(value)
-        return seen[id(value)]
-    if type(value) is _PickledArray and value.array is not None:
-        return value.array
-    if type(value) is dict:
-        result = seen[id(value)] = {}
-        result.update((_plain(key, seen), _plain(item, seen)) for key, item in value.items())
-    elif type(value) in (list, tuple, set, frozenset):
-        result = seen[id(value)] = type(value)(_plain(item, seen) for item in value)
-    else:
-        raise pickle.UnpicklingError(f"holds an incomplete {type(value).__name__.strip('_')}")
-    return result
-
-
-def read_pickle(path: str | Path) -> Any:
-    """What a pickle holds, of NumPy arrays, strings, numbers and plain containers; nothing in it is executed.
-
-    Small arrays may be read-only. Strings written by Python 2 are decoded as latin-1; an
-    ``OrderedDict`` comes back as a dict.
-
-    Raises:
-        DataError: if the file is missing, empty, cut off, no pickle, or asks for anything else (the name is told).
-    """
-    copyreg.clear_extension_cache()  # else an extension opcode would bypass find_class
-    head = b""
-    try:
-        with open(path, "rb") as file:
-            head = file.peek(24)[:24]
-            return _plain(_Unpickler(file, encoding="latin1").load(), {})
-    except DataError as error:
-        raise DataError(f"{path}: {error}") from None
-    except OSError as error:
-        raise DataError(f"{path}: wanted a readable file, got {error.strerror or error}") from error
-    except Exception as error:  # a damaged or hostile stream can raise nearly anything
-        raise DataError(
-            f"{path}: wanted a whole pickle of arrays and plain containers, got {_found(head, error)}"
-        ) from error
-
-
-def _found(head: bytes, error: Exception) -> str:
-    """What a file is that is no pickle, as far as its first bytes and the error tell."""
-    if head.startswith(b"PK\x03\x04"):
-        return "a zip archive, as PyTorch and NumPy write them"
-    if head.startswith(b"\x1f\x8b"):
-        return "a gzip archive (unpack it first)"
-    return f"{type(error).__name__}: {error!s:.200} (the file begins with {head!r})" if head else "an empty file"
 
 
 # ---------------------------------------------------------------- the data sets
@@ -313,6 +75,7 @@ class _Dataset:
         return bool(self.unaligned)
 
 
+EMOTIONS = 6  # the classes of IEMOCAP
 _DATASETS = {
     "mosi": _Dataset(
         aligned=("MOSI/mosi_aligned_50.pkl", "MOSI/Processed/aligned_50.pkl"),
@@ -330,16 +93,18 @@ _DATASETS = {
     ),
     "iemocap": _Dataset(
         aligned=("IEMOCAP/iemocap_data.pkl",),
-        source="decalign_core.data.mmsa.iemocap_from_gcnet, which makes it of the features that"
+        source="decalign_core.data.gcnet.iemocap_from_gcnet, which makes it of the features that"
         " https://github.com/zeroQiaoba/GCNet links to (IEMOCAP itself needs its licence)",
         scale="emotion",
-        classes=6,
+        classes=EMOTIONS,
     ),
 }
 MODALITIES = ("text", "audio", "vision")
 _SPLITS = {"train": ("train",), "valid": ("valid", "dev"), "test": ("test",)}
 _EXTRA_TARGETS = {"T": "text", "A": "audio", "V": "vision"}
 _RANKS = {2: "(N, D)", 3: "(N, T, D)"}
+_PART = 1 << 22  # bytes that are looked at, at a time
+_MOST_LISTED = 1 << 28  # numbers in nested lists
 
 
 @dataclass
@@ -381,11 +146,11 @@ class _Part:
     def counted_key(self) -> str | None:
         """The key whose rows count the samples: the labels, in a file without them what there is."""
         keys = (self.label_key, "text", "text_bert", "audio", "vision")
-        return next((key for key in keys if _rows(self.content.get(key)) is not None), None)
+        return next((key for key in keys if row_count(self.content.get(key)) is not None), None)
 
     @property
     def samples(self) -> int | None:
-        return _rows(self.content.get(self.counted_key))
+        return row_count(self.content.get(self.counted_key))
 
     def numbers(self, key: str, ranks: Sequence[int] = ()) -> np.ndarray:
         """The array under ``key``: numbers, of one of the ``ranks``, as many rows as there are labels."""
@@ -400,11 +165,6 @@ class _Part:
         if array.ndim == 0 or len(array) != self.samples:
             raise self.defect(key, f"{self.samples} samples as in {self.counted_key!r}", f"shape {array.shape}")
         return array
-
-
-def _rows(value: Any) -> int | None:
-    counted = isinstance(value, list | tuple) or (isinstance(value, np.ndarray) and value.ndim > 0)
-    return len(value) if counted else None
 
 
 def _numeric(value: Any) -> np.ndarray | None:
@@ -492,9 +252,9 @@ def _ids(part: _Part) -> list[str]:
     if rows is None:
         return [f"{part.split}$_${index}" for index in range(part.samples or 0)]
     rows = rows.tolist() if isinstance(rows, np.ndarray) else rows
-    if _rows(rows) is None or len(rows) != part.samples:
+    if row_count(rows) is None or len(rows) != part.samples:
         wanted = f"{part.samples} names as in {part.counted_key!r}"
-        raise part.defect(key, wanted, f"{type(rows).__name__} of {_rows(rows)}")
+        raise part.defect(key, wanted, f"{type(rows).__name__} of {row_count(rows)}")
     ids = [_id(part, key, row) for row in rows]
     repeated = [name for name, count in Counter(ids).items() if count > 1]
     if repeated:
@@ -503,7 +263,7 @@ def _ids(part: _Part) -> list[str]:
 
 
 def _id(part: _Part, key: str, row: Any) -> str:
-    if isinstance(row, list | tuple) and row and all(map(_is_scalar, row)):  # in old files (video, start, end)
+    if isinstance(row, list | tuple) and row and all(map(is_scalar, row)):  # in old files (video, start, end)
         return "$_$".join(_id(part, key, item) for item in row)
     if isinstance(row, bytes):
         row = row.decode("utf-8", "backslashreplace")
@@ -836,163 +596,3 @@ def _guess(path: Path, tree: Any) -> str:
     if keys & {f"regression_labels_{letter}" for letter in _EXTRA_TARGETS}:
         return "sims"
     return "iemocap" if "classification_labels" in keys and not keys & {"regression_labels", "labels"} else "mosi"
-
-
-# ---------------------------------------------------------------- IEMOCAP from GCNet's features
-
-_GCNET_FOLDERS = {"text": "deberta-large-4-UTT", "audio": "wav2vec-large-c-UTT", "vision": "manet_UTT"}
-
-
-@dataclass(frozen=True)
-class _Dialogues:
-    """What GCNet's label file says of each dialogue, and which dialogues are for training and for the test."""
-
-    path: Path
-    utterances: Mapping[str, Sequence[str]]
-    labels: Mapping[str, Sequence[int]]
-    speakers: Mapping[str, Sequence[str]]
-    sentences: Mapping[str, Sequence[str]]
-    train: set[str]
-    test: set[str]
-
-    def __post_init__(self) -> None:
-        for name in sorted(self.train | self.test):
-            self._check_dialogue(name)
-        if self.train & self.test or not self.test or len(self.train) < 2:
-            got = f"{len(self.train)} and {len(self.test)}, {len(self.train & self.test)} in both"
-            raise DataError(f"{self.path}: wanted two training dialogues and a test dialogue at least, got {got}")
-
-    def _check_dialogue(self, name: str) -> None:
-        place = f"{self.path}: dialogue {name!r}"
-        tables = (self.utterances, self.labels, self.speakers, self.sentences)
-        counts = [_rows(table.get(name)) for table in tables]
-        if None in counts or len(set(counts)) > 1:
-            wanted = "ids, labels, speakers and sentences of every utterance"
-            raise DataError(f"{place}: wanted {wanted}, got counts {counts}")
-        classes = range(_DATASETS["iemocap"].classes)
-        wrong = [label for label in self.labels[name] if label not in classes]
-        if wrong:
-            raise DataError(f"{place}: wanted classes 0 … {classes[-1]}, got {wrong[0]!r}")
-        odd = [item for item in self.utterances[name] if not isinstance(item, str) or Path(item).name != item]
-        if odd:
-            raise DataError(f"{place}: wanted utterance ids that name a file, got {odd[0]!r}")
-
-
-def _read_dialogues(path: Path) -> _Dialogues:
-    tree = read_pickle(path)
-    wanted = "(videoIDs, videoLabels, videoSpeakers, videoSentences, trainVid, testVid)"
-    if type(tree) is not tuple or len(tree) != 6:
-        raise DataError(f"{path}: wanted the tuple {wanted}, got {type(tree).__name__} of {_rows(tree)}")
-    *tables, train, test = tree
-    lists = all(isinstance(names, set | frozenset | list | tuple) for names in (train, test))
-    if not (lists and all(type(table) is dict for table in tables)):
-        got = ", ".join(type(item).__name__ for item in tree)
-        raise DataError(f"{path}: wanted {wanted} as four dicts and two sets, got {got}")
-    return _Dialogues(path, *tables, train=set(train), test=set(test))
-
-
-def iemocap_from_gcnet(
-    features_dir: str | Path,
-    labels_file: str | Path,
-    out_file: str | Path,
-    *,
-    valid_fraction: float = 0.1,
-    seed: int = 0,
-) -> dict[str, int]:
-    """Turn GCNet's IEMOCAP features into the file that :func:`load_mmsa` reads, usually ``IEMOCAP/iemocap_data.pkl``.
-
-    One vector an utterance and modality, ``(N, 1, D)``: faces of the speaker are averaged, an utterance without one
-    gets zeros. GCNet has no validation split: here it is ``valid_fraction`` of the training dialogues, drawn by
-    ``seed``, so that no dialogue lies in two splits. ``out_file`` is written whole or not at all.
-
-    Args:
-        features_dir: folder of ``deberta-large-4-UTT``, ``wav2vec-large-c-UTT`` and ``manet_UTT``, each with
-            ``<utterance>.npy`` (or, for faces, a folder ``<utterance>`` of ``.npy`` files named by speaker, F or M).
-        labels_file: GCNet's ``IEMOCAP_features_raw_6way.pkl``.
-        out_file: the pickle to write.
-        valid_fraction: between 0 and 1, of the training dialogues; at least one and not all of them.
-        seed: of the draw.
-
-    Returns:
-        The number of utterances by split.
-
-    Raises:
-        DataError: for a missing or faulty file, by name.
-        ValueError: for a fraction outside of (0, 1).
-    """
-    if not 0 < valid_fraction < 1:
-        raise ValueError(f"valid_fraction: wanted a number between 0 and 1, got {valid_fraction}")
-    dialogues = _read_dialogues(Path(labels_file))
-    names = _dialogue_splits(dialogues, valid_fraction, seed)
-    tree = {split: _labelled(dialogues, chosen) for split, chosen in names.items()}
-    for modality, folder in _GCNET_FOLDERS.items():
-        _add_features(tree, modality, Path(features_dir) / folder)
-    for content in tree.values():
-        del content["utterances"], content["speakers"]
-    with atomic_path(out_file) as temporary:
-        temporary.write_bytes(pickle.dumps(tree, protocol=4))
-    return {split: len(content["id"]) for split, content in tree.items()}
-
-
-def _dialogue_splits(dialogues: _Dialogues, valid_fraction: float, seed: int) -> dict[str, list[str]]:
-    shuffled = np.random.RandomState(seed).permutation(sorted(dialogues.train)).tolist()
-    count = min(max(1, round(valid_fraction * len(shuffled))), len(shuffled) - 1)
-    return {"train": sorted(shuffled[count:]), "valid": sorted(shuffled[:count]), "test": sorted(dialogues.test)}
-
-
-def _labelled(dialogues: _Dialogues, names: Sequence[str]) -> dict[str, Any]:
-    def joined(table: Mapping[str, Sequence[Any]]) -> list[Any]:
-        return [item for name in names for item in table[name]]
-
-    return {
-        "id": [f"{name}$_${utterance}" for name in names for utterance in dialogues.utterances[name]],
-        "raw_text": joined(dialogues.sentences),
-        "classification_labels": np.array(joined(dialogues.labels), dtype=np.int64),
-        "utterances": joined(dialogues.utterances),
-        "speakers": joined(dialogues.speakers),
-    }
-
-
-def _add_features(tree: Mapping[str, dict[str, Any]], modality: str, folder: Path) -> None:
-    vectors = {
-        split: [_vector(folder, *pair) for pair in zip(content["utterances"], content["speakers"], strict=True)]
-        for split, content in tree.items()
-    }
-    width = next((len(v) for rows in vectors.values() for v in rows if v is not None), None)
-    if width is None:
-        raise DataError(f"{folder}: wanted features of one utterance at least, got only empty ones")
-    for split, rows in vectors.items():
-        for utterance, vector in zip(tree[split]["utterances"], rows, strict=True):
-            if vector is None and modality != "vision":
-                raise DataError(f"{folder / utterance}.npy: wanted a feature vector, got an empty array")
-            if vector is not None and len(vector) != width:
-                raise DataError(f"{folder / utterance}: wanted {width} columns as before, got {len(vector)}")
-        stacked = [np.zeros(width) if vector is None else vector for vector in rows]
-        tree[split][modality] = np.array(stacked, dtype=np.float32)[:, None, :]
-
-
-def _vector(folder: Path, utterance: str, speaker: str) -> np.ndarray | None:
-    """The mean over the rows of an utterance's file, or over its speaker's faces; None where there are none."""
-    path = folder / f"{utterance}.npy"
-    if (folder / utterance).is_dir():
-        faces = sorted((folder / utterance).glob("*.npy"))
-        rows = [row for face in faces if _shown(face) in (speaker, "") for row in _array_rows(face)]
-    else:
-        rows = list(_array_rows(path))
-    if len({len(row) for row in rows}) > 1:
-        raise DataError(f"{folder / utterance}: wanted rows of one width, got {sorted({len(row) for row in rows})}")
-    return np.mean(rows, axis=0) if rows else None
-
-
-def _shown(face: Path) -> str:
-    return next((letter for letter in "FM" if letter in face.stem), "")
-
-
-def _array_rows(path: Path) -> np.ndarray:
-    try:
-        array = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"{path}: wanted a NumPy array, got {type(error).__name__}: {error}") from error
-    if array.dtype.kind not in "biuf" or array.ndim == 0:
-        raise DataError(f"{path}: wanted an array of numbers, got dtype {array.dtype}, shape {array.shape}")
-    return array.reshape(-1, array.shape[-1]).astype(np.float64) if array.size else np.empty((0, 0))

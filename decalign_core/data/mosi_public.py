@@ -32,7 +32,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from decalign_core.data.mmsa import DataError
+from decalign_core.data.pickles import DataError
 from decalign_core.data.preparation import standardised
 from decalign_core.files import atomic_path
 from decalign_core.nn.text import TextEncoder, encode

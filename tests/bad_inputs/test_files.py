@@ -21,7 +21,8 @@ from streams import Call, program, text, the_name, touch
 
 from decalign_core.__main__ import main
 from decalign_core.data import load
-from decalign_core.data.mmsa import DataError, check, load_mmsa, read_pickle
+from decalign_core.data.mmsa import check, load_mmsa
+from decalign_core.data.pickles import DataError, read_pickle
 
 MOSI = "MOSI/mosi_aligned_50.pkl"
 

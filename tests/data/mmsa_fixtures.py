@@ -158,3 +158,11 @@ def gcnet_folder(root: Path, widths=(6, 4, 5)) -> dict[str, dict[str, np.ndarray
             np.save(root / folder / f"{name}.npy", values)
             stored.setdefault(modality, {})[name] = values
     return stored
+
+
+def bomb():
+    """2^60 numbers in 60 lists."""
+    nested = 1.0
+    for _ in range(60):
+        nested = [nested, nested]
+    return nested

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from decalign_core.data import load
-from decalign_core.data.mmsa import DataError
 from decalign_core.data.mosi_public import SHA256, convert, hashed_words, load_mosi_public
+from decalign_core.data.pickles import DataError
 from decalign_core.nn.text import TextEncoder
 
 SOURCE = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "mosi_public"

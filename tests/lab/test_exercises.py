@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 
-from decalign_core.data.mmsa import DataError, read_pickle
+from decalign_core.data.pickles import DataError, read_pickle
 from decalign_core.lab import check
 from decalign_core.lab.check import CheckError, ch06
 
