@@ -106,8 +106,7 @@ def placed(text_encoder: str) -> dict[str, str]:
 def execute(path: str | Path, folder: Path, parameters: Mapping[str, Any]) -> None:
     """Execute a notebook in its own folder by papermill; it is kept, with all that it shows, beside its run.
 
-    Raises:
-        PapermillExecutionError: what was raised in it.
+    What is raised in it ends the execution with papermill's own error.
     """
     import papermill
 
