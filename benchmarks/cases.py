@@ -18,10 +18,8 @@ from benchmarks.problems import FRAMES, SAMPLES, WIDTH, WIDTHS, Options
 from benchmarks.timing import paired
 from decalign_core.alignment.many import chain, complete, pair_costs, pair_plans, sampled, tree
 from decalign_core.alignment.transport import joint_cost, sinkhorn
-from decalign_core.lab.experiment import configure
-from decalign_core.lab.training import Trainer, build_model
 from decalign_core.objective import heterogeneity, homogeneity
-from decalign_core.types import Batch, Splits
+from decalign_core.types import Batch
 
 
 def training_step(options: Options) -> pd.DataFrame:
@@ -38,7 +36,7 @@ def training_step(options: Options) -> pd.DataFrame:
         candidates = {what: _finished(call, options.device) for what, call in candidates.items()}
         tables.append(paired(candidates, rounds=options.rounds).assign(case=name))
     table = pd.concat(tables)
-    ours = build_model(problems.configuration(), Splits(train=batch, valid=batch, test=batch))
+    ours = problems.trainer(batch).model
     models = [official.model if what == "official" else ours for what in table["what"]]
     return table.assign(parameters=[sum(p.numel() for p in model.parameters()) for model in models])
 
@@ -47,10 +45,7 @@ def _step(batch: Batch, device: str, *, compiled: bool) -> Callable[[], object]:
     changes = {"training.compile": compiled}
     if device != "cpu":  # a fixed number of rounds: a look at the marginal error would wait for the device
         changes["objective.sinkhorn_tolerance"] = None
-    config = configure(changes, problems.configuration())
-    trainer = Trainer(config, Splits(train=batch, valid=batch, test=batch), torch.device(device))
-    trainer.model.train()
-    return partial(trainer.step, torch.arange(SAMPLES))
+    return partial(problems.trainer(batch, device, changes).step, torch.arange(SAMPLES))
 
 
 def _finished(call: Callable[[], object], device: str) -> Callable[[], object]:

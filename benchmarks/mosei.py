@@ -103,9 +103,7 @@ def _timed(trainer: Trainer) -> list[float]:
 
 def _official(root: str) -> ExperimentConfig:
     features = {"data.text_encoder": "", "data.fine_tune": False, "data.root": root}
-    return configure(
-        features | {"training.device": "cpu", "training.precision": "float32"}, preset("official", "mosei")
-    )
+    return configure(features | {"training.device": "cpu"}, preset("official", "mosei"))
 
 
 def _tree(samples: dict[str, int]) -> dict[str, dict[str, Any]]:

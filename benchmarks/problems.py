@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +15,8 @@ from decalign_core.alignment.many import Pair
 from decalign_core.alignment.mixture import GaussianMixture
 from decalign_core.lab.experiment import ExperimentConfig, configure
 from decalign_core.lab.presets import preset
-from decalign_core.types import Batch
+from decalign_core.lab.training import Trainer
+from decalign_core.types import Batch, Splits
 
 WIDTHS = {"text": 768, "audio": 5, "vision": 20}  # of the official MOSI files
 SAMPLES, FRAMES, WIDTH = 32, 50, 64
@@ -37,7 +39,6 @@ def configuration() -> ExperimentConfig:
         "data.text_encoder": "",
         "data.fine_tune": False,
         "training.device": "cpu",
-        "training.precision": "float32",
         "objective.sinkhorn_iterations": 100,
         "objective.sinkhorn_tolerance": 1e-4,
     }
@@ -61,6 +62,14 @@ def batch(lengths: Tensor, generator: torch.Generator, frames: int = FRAMES) -> 
     }
     target = (1.5 * torch.randn(len(lengths), generator=generator)).clamp(-3, 3)
     return Batch(features, dict.fromkeys(WIDTHS, mask), target, [str(row) for row in range(len(lengths))])
+
+
+def trainer(batch: Batch, device: str = "cpu", changes: Mapping[str, Any] | None = None) -> Trainer:
+    """One that trains on this batch, in training mode, with the configuration changed as told."""
+    splits = Splits(train=batch, valid=batch, test=batch)
+    made = Trainer(configure(changes or {}, configuration()), splits, torch.device(device))
+    made.model.train()
+    return made
 
 
 def mixtures(count: int, components: int, width: int) -> list[GaussianMixture]:

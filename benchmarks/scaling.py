@@ -25,7 +25,7 @@ from decalign_core.nn.attention import attention
 from decalign_core.nn.dropout import dropout
 from decalign_core.nn.transformer import CrossModalTransformer
 from decalign_core.objective import contrastive, decoupling, heterogeneity, homogeneity, task_loss
-from decalign_core.types import Batch, Representation, Splits
+from decalign_core.types import Representation
 
 Call = Callable[[], object]
 
@@ -38,17 +38,11 @@ def profile(options: Options) -> pd.DataFrame:
     generator = torch.Generator().manual_seed(0)
     tables = []
     for name, frames in problems.lengths(generator).items():
-        trainer = _trainer(problems.batch(frames, generator))
+        trainer = problems.trainer(problems.batch(frames, generator))
         rounds = pd.DataFrame([_parts(trainer) for _ in range(options.rounds + 1)])[1:]
         table = pd.DataFrame({"part": rounds.columns, "median_ms": rounds.median().to_numpy()})
         tables.append(table.assign(case=name))
     return pd.concat(tables)
-
-
-def _trainer(batch: Batch) -> Trainer:
-    trainer = Trainer(problems.configuration(), Splits(train=batch, valid=batch, test=batch), torch.device("cpu"))
-    trainer.model.train()
-    return trainer
 
 
 class _Clock:
@@ -168,7 +162,7 @@ def growth(options: Options) -> pd.DataFrame:
 
 def _step(samples: int = SAMPLES, frames: int = FRAMES) -> Call:
     generator = torch.Generator().manual_seed(0)
-    trainer = _trainer(problems.batch(torch.full((samples,), frames), generator, frames))
+    trainer = problems.trainer(problems.batch(torch.full((samples,), frames), generator, frames))
     rows = torch.arange(samples)
     return lambda: trainer.step(rows)
 
@@ -323,7 +317,7 @@ def _frames_pair(mask: Tensor) -> tuple[Call, Call]:
 
 def _trimming_pair(frames: Tensor) -> tuple[Call, Call]:
     batch = problems.batch(frames, torch.Generator().manual_seed(0))
-    model = _trainer(batch).model
+    model = problems.trainer(batch).model
     return lambda: model(batch).prediction.sum().backward(), lambda: model(batch.trimmed()).prediction.sum().backward()
 
 
@@ -392,7 +386,7 @@ def _envelope_pair() -> tuple[Call, Call]:
 
 def _optimiser_pair() -> tuple[Call, Call]:
     batch = problems.batch(torch.full((SAMPLES,), FRAMES), torch.Generator().manual_seed(0))
-    model = _trainer(batch).model
+    model = problems.trainer(batch).model
     model(batch).prediction.sum().backward()
     loop, fused = (torch.optim.AdamW(model.parameters(), **how) for how in ({"foreach": False}, {"fused": True}))
     return loop.step, fused.step

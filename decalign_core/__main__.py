@@ -161,12 +161,10 @@ _SWEPT = _NAMED | {"method": "tables", "variant": "tables", "training.seed": "--
 
 def _changes(arguments: argparse.Namespace, elsewhere: Mapping[str, str]) -> dict[str, object]:
     """What --set and the options of their own change; ``elsewhere`` says what is not for --set, and what it is for."""
-    changes: dict[str, object] = {}
-    for pair in arguments.changes:
-        key, equals, value = pair.partition("=")
+    pairs = [pair.partition("=") for pair in arguments.changes]
+    for key, equals, value in pairs:
         if not (key and equals):
-            raise ValueError(f"--set: wanted KEY=VALUE, got {pair!r}")
-        changes[key] = value
+            raise ValueError(f"--set: wanted KEY=VALUE, got {key + equals + value!r}")
     named = {
         "data_dir": "data.root",
         "protocol": "data.protocol",
@@ -178,23 +176,22 @@ def _changes(arguments: argparse.Namespace, elsewhere: Mapping[str, str]) -> dic
         "compile": "training.compile",
     }
     options = {key: getattr(arguments, name) for name, key in named.items() if hasattr(arguments, name)}
-    _check_changes([pair.partition("=")[0] for pair in arguments.changes], options, elsewhere)
-    return changes | options
-
-
-# the model has those of the data, whatever is set
-_OF_THE_DATA = ("model.modalities", "model.outputs", "peer.modalities", "peer.outputs")
+    _check_changes([key for key, _, _ in pairs], options, elsewhere)
+    return {key: value for key, _, value in pairs} | options
 
 
 def _check_changes(keys: Sequence[str], options: Mapping[str, object], elsewhere: Mapping[str, str]) -> None:
     """What ``--set`` may not name: what is set elsewhere, has a value already, or is decided by the data."""
+    from decalign_core.lab.experiment import FROM_DATA
+
+    decided = [f"{section}.{name}" for section in ("model", "peer") for name in FROM_DATA]
     for place, key in enumerate(keys):
         if key in elsewhere:
             raise ValueError(f"--set: wanted {elsewhere[key]} in its place, got {key}")
         if key in keys[:place] or key in options:
             other = "an option of its own" if key in options else "--set again"
             raise ValueError(f"--set: wanted one value of {key}, got another by {other}")
-        if key in _OF_THE_DATA:
+        if key in decided:
             raise ValueError(f"--set: wanted settings that the data leave open, got {key}")
 
 

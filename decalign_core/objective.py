@@ -147,9 +147,10 @@ def objective(representation: Representation, batch: Batch, config: ObjectiveCon
     with torch.autocast(representation.prediction.device.type, enabled=False):
         weights = _weights(config)
         # a batch that was trimmed on the host says who is present: looking at a mask would wait for an accelerator
-        held = {name: mask.any(dim=1) for name, mask in representation.masks.items()}
-        present = batch.present or held
-        complete = all(rows is None for rows in present.values())
+        present, held = batch.present, None
+        if not present or any(rows is not None for rows in present.values()):
+            held = {name: mask.any(dim=1) for name, mask in representation.masks.items()}
+            present = present or held
         task = task_loss(representation.prediction, batch.target, config)
         with _gradient_if(weights["decoupling"]):
             apart = decoupling(
@@ -157,7 +158,7 @@ def objective(representation: Representation, batch: Batch, config: ObjectiveCon
             )
         with _gradient_if(weights["transport"] or weights["prototype"]):
             pooled = _rows(representation.pooled_unique, present)
-            hete = heterogeneity(pooled, config, present=None if complete else held)
+            hete = heterogeneity(pooled, config, present=held)
         with _gradient_if(weights["semantic"] or weights["mmd"]):
             homo = homogeneity(_rows(representation.latent, present), config)
         with _gradient_if(weights["contrastive"]):
@@ -315,8 +316,7 @@ def _mixtures(
         starts = common_start(torch.stack([present[name] for name in usable]), components)
         pairs = zip(usable.values(), starts, strict=True)
         fits = [fit_and_assign(x.unsqueeze(0), components, **options, start=rows) for x, rows in pairs]
-    every, assigned = (_joined(batches) for batches in zip(*fits, strict=True))
-    return every, assigned
+    return tuple(map(_joined, zip(*fits, strict=True)))
 
 
 def _stacked(samples: list[Tensor]) -> list[Tensor]:

@@ -125,7 +125,7 @@ class TrainingConfig:
 
 _MOST_THREADS = 1024  # Danger: with many more, PyTorch ends the process
 METHODS = ("decalign", *PEERS, *CONTROLS)
-_FROM_DATA = ("modalities", "outputs")  # of a peer's settings
+FROM_DATA = ("modalities", "outputs")  # settings of a model that training takes from the data
 
 
 @dataclass(frozen=True)
@@ -306,7 +306,7 @@ def _whole_peer(method: str, given: Mapping[str, Any]) -> dict[str, Any]:
     for name in given:
         if name not in known:
             raise ValueError(f"peer.{name}: no such setting of {method}, wanted one of {', '.join(known)}")
-    return {name: value for name, value in vars(kind(**given)).items() if name not in _FROM_DATA}
+    return {name: value for name, value in vars(kind(**given)).items() if name not in FROM_DATA}
 
 
 # --- Ablation variants: Tables 3 and 4 -------------------------------------------------------------------------------

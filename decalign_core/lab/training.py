@@ -501,8 +501,7 @@ def chosen_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).strip().splitlines()[0][:120]
-        raise ValueError(f"device: wanted 'auto', 'cpu' or one that is here, got {name!r} ({reason})") from None
+        raise ValueError(f"device: wanted 'auto', 'cpu' or one that is here, got {name!r} ({_first(error)})") from None
     return device
 
 
@@ -516,8 +515,12 @@ def _check_compiler(device: torch.device) -> None:
     try:
         torch.compile(torch.sin)(torch.ones(2, device=device))
     except RuntimeError as error:
-        reason = str(error).strip().splitlines()[0][:120]
-        raise ValueError(f"training.compile: wanted a machine with a compiler, got {reason}") from None
+        raise ValueError(f"training.compile: wanted a machine with a compiler, got {_first(error)}") from None
+
+
+def _first(error: Exception) -> str:
+    """The first line of what PyTorch says, which may be a page."""
+    return str(error).strip().splitlines()[0][:120]
 
 
 _ONE_AT_A_TIME = threading.RLock()  # random state and number of threads are the process's, not a thread's
